@@ -1,0 +1,226 @@
+"""One file that holds all that generation needs: weights, configuration, vocabulary, provenance. Reads and writes it.
+
+The file is torch's zip format with nothing but plain values and tensors, so it loads with `weights_only=True`: no code from a
+file ever runs. Layout of version 1:
+
+    format      "gpt_oss_stories.model"
+    version     1
+    config      ModelConfig.to_dict()
+    vocabulary  Vocabulary.to_dict()
+    provenance  plain values: how, when and on what the model was trained
+    weights     parameter name -> tensor
+    checksum    SHA-256 over everything above
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from ..config import ConfigError, ModelConfig
+from ..errors import StoryError
+from ..files import atomic_write
+from ..tokenization import Vocabulary, vocabulary_from_dict
+from .rope import RotaryEmbedding
+from .transformer import StoryTransformer
+
+FORMAT = "gpt_oss_stories.model"
+VERSION = 1
+
+
+class ModelFileError(StoryError):
+    """A model file is missing, damaged, of another kind, or does not fit its own configuration."""
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """What a model file holds."""
+
+    config: ModelConfig
+    vocabulary: Vocabulary
+    provenance: dict[str, Any]
+    weights: dict[str, Tensor]
+
+    def build(self) -> StoryTransformer:
+        """The model with these weights, in float32 on the CPU."""
+        return build_model(self.config, self.weights, "the model file")
+
+
+def build_model(config: ModelConfig, weights: Mapping[str, Tensor], source: str) -> StoryTransformer:
+    """A model with given weights, none of it drawn at random.
+
+    Args:
+        weights: parameter name to tensor; converted to float32.
+        source: where the weights come from, for the error.
+
+    Raises:
+        ModelFileError: names or shapes do not fit the configuration.
+    """
+    with torch.device("meta"):
+        model = StoryTransformer(config)
+    check_shapes({name: tuple(tensor.shape) for name, tensor in weights.items()}, model, source)
+    state = {name: tensor.to(torch.float32) for name, tensor in weights.items()}
+    model.load_state_dict(state, strict=True, assign=True)
+    model.rope = RotaryEmbedding(config)
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    return model
+
+
+def check_shapes(found: Mapping[str, tuple[int, ...]], model: StoryTransformer, source: str) -> None:
+    """Refuse missing, surplus or mis-shaped tensors, by name.
+
+    Raises:
+        ModelFileError: `found` does not fit the model.
+    """
+    wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    problems = []
+    if missing := sorted(set(wanted) - set(found)):
+        problems.append(f"missing {_listing(missing)}")
+    if surplus := sorted(set(found) - set(wanted)):
+        problems.append(f"unknown {_listing(surplus)}")
+    shapes = [
+        f"{name} is {found[name]}, expected {shape}"
+        for name, shape in wanted.items()
+        if name in found and found[name] != shape
+    ]
+    if shapes:
+        problems.append(_listing(shapes))
+    if problems:
+        raise ModelFileError(f"{source}: the tensors do not fit the configuration: {'; '.join(problems)}")
+
+
+def _listing(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _checksum(contents: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256()
+    plain = {key: contents[key] for key in ("format", "version", "config", "vocabulary", "provenance")}
+    digest.update(json.dumps(plain, sort_keys=True).encode())
+    for name, tensor in sorted(contents["weights"].items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        flat = tensor.detach().contiguous().flatten().view(torch.uint8)
+        digest.update(flat.numpy())
+    return digest.hexdigest()
+
+
+class _RecordingWriter:
+    """Passes writes on and remembers why one failed: torch.save reports only that it did."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def save_model(
+    path: str | Path, model: StoryTransformer, vocabulary: Vocabulary, provenance: Mapping[str, Any]
+) -> None:
+    """Write a model file, replacing `path` only when all of it is on the disk.
+
+    Args:
+        provenance: plain values (texts, numbers, truth values, None, lists and mappings of these).
+
+    Raises:
+        FileWriteError: no space or no permission; what stood at `path` is unchanged.
+    """
+    contents: dict[str, Any] = {
+        "format": FORMAT,
+        "version": VERSION,
+        "config": model.config.to_dict(),
+        "vocabulary": vocabulary.to_dict(),
+        # Through JSON, so that only plain values can get in.
+        "provenance": json.loads(json.dumps(dict(provenance))),
+        "weights": {name: tensor.detach().cpu() for name, tensor in model.named_parameters()},
+    }
+    contents["checksum"] = _checksum(contents)
+    with atomic_write(path) as file:
+        recorder = _RecordingWriter(file)
+        try:
+            torch.save(contents, recorder)  # type: ignore[arg-type]
+        except RuntimeError as error:
+            raise recorder.error or error from error
+
+
+def load_model_file(path: str | Path) -> ModelFile:
+    """Read and check a model file.
+
+    Raises:
+        ModelFileError: it is missing, cut short, damaged, holds code, or is of another format or version.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ModelFileError(
+            f"no model at {path}: train one first (src/run_training.py writes checkpoints/best_model.pt)"
+        )
+    contents = _read_contents(path)
+    if not isinstance(contents, dict) or contents.get("format") != FORMAT:
+        raise ModelFileError(f"{path} is a PyTorch file, but not a model of this project (no format '{FORMAT}' in it)")
+    if contents.get("version") != VERSION:
+        raise ModelFileError(
+            f"{path} has format version {contents.get('version')!r}, this program reads {VERSION}: update the program"
+        )
+    weights = contents.get("weights")
+    if not isinstance(weights, dict) or not all(
+        isinstance(name, str)
+        and isinstance(tensor, Tensor)
+        and tensor.is_floating_point()
+        and tensor.layout == torch.strided
+        for name, tensor in weights.items()
+    ):
+        raise ModelFileError(f"{path} is damaged: its weights are not a table of named tensors")
+    try:
+        matches = contents.get("checksum") == _checksum(contents)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelFileError(f"{path} is damaged: parts of it are missing or of the wrong kind ({error})") from error
+    if not matches:
+        raise ModelFileError(f"{path} is damaged: its checksum does not match. Restore it from a copy or train again.")
+    try:
+        config = ModelConfig.from_dict(contents["config"])
+    except (ConfigError, TypeError) as error:
+        raise ModelFileError(f"{path}: its configuration cannot be used: {error}") from error
+    return ModelFile(
+        config=config,
+        vocabulary=vocabulary_from_dict(contents["vocabulary"]),
+        provenance=contents["provenance"],
+        weights=weights,
+    )
+
+
+def _read_contents(path: Path) -> Any:
+    """The file's values and tensors, with every way in which reading can fail turned into one line."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                # torch never compresses; a compressed entry could unpack to any size.
+                raise ModelFileError(f"{path} is not a model file: it has compressed entries")
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise ModelFileError(f"{path} is not a model file, or it was cut short: restore it or train again") from error
+    except pickle.UnpicklingError as error:
+        raise ModelFileError(
+            f"{path} was refused: it holds code or objects other than plain values and tensors, which are never run"
+        ) from error
+    except RuntimeError as error:
+        raise ModelFileError(f"{path} is damaged or was cut short ({str(error).splitlines()[0]})") from error
+    except OSError as error:
+        raise ModelFileError(f"{path} cannot be read: {error.strerror or error}") from error
