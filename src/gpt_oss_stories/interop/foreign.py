@@ -163,7 +163,7 @@ def huggingface_config(raw: dict[str, Any]) -> ModelConfig:
     """
     rope = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
     layers = raw["num_hidden_layers"]
-    alternating = ["sliding_attention", "full_attention"] * layers
+    kinds = raw.get("layer_types") or []
     different = []
     if raw.get("model_type") != "gpt_oss":
         different.append(f"model_type is {raw.get('model_type')!r}, not 'gpt_oss'")
@@ -171,7 +171,7 @@ def huggingface_config(raw: dict[str, Any]) -> ModelConfig:
         different.append(f"rope_type is {rope['rope_type']!r}, not 'yarn' or 'default'")
     if rope.get("rope_type") == "yarn" and rope.get("truncate", True):
         different.append("YaRN's cut-offs are truncated, gpt-oss's are not")
-    if raw.get("layer_types", alternating[:layers]) != alternating[:layers]:
+    if any(kind != ("full_attention" if layer % 2 else "sliding_attention") for layer, kind in enumerate(kinds)):
         different.append("layer_types do not alternate, sliding first")
     if not raw.get("attention_bias", True):
         different.append("attention has no biases")
