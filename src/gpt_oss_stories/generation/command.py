@@ -1,0 +1,83 @@
+"""What `stories generate` does."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from ..config import GenerationConfig
+from .engine import DEFAULT_PROMPT, GenerationError, Storyteller
+from .interactive import run_interactive
+from .output import StoryWriter, is_terminal, print_footer, print_json_lines, print_stories
+
+
+def run_generate(
+    model_path: str | Path,
+    prompt: str | None,
+    config: GenerationConfig,
+    interactive: bool = False,
+    as_json: bool = False,
+    device: str = "auto",
+) -> int:
+    """Tell stories on the command line.
+
+    Stories go to standard output, or lines of JSON with `as_json`; remarks go to standard error, so that a pipe gets
+    stories only.
+
+    Args:
+        model_path: the model's file.
+        prompt: how the stories begin; "Once upon a time" when not given. An interactive session tells it
+            first, and nothing when it is not given.
+        config: the settings.
+        interactive: talk with the keyboard instead.
+        as_json: one line of JSON for each story.
+        device: auto, cpu, cuda, cuda:N or mps.
+
+    Returns:
+        the exit code: 0, 130 after Ctrl-C, 141 when nobody reads the output any more.
+
+    Raises:
+        StoryError: of a kind that names the fault: the model, the device, the prompt or the settings.
+    """
+    if interactive and as_json:
+        raise GenerationError("--json is for stories told in one go: leave out --json or --interactive")
+    storyteller = Storyteller.open(model_path, device=device)
+    try:
+        return tell_on_streams(storyteller, prompt, config, interactive=interactive, as_json=as_json)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader is gone (`| head`). Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def tell_on_streams(
+    storyteller: Storyteller, prompt: str | None, config: GenerationConfig, *, interactive: bool, as_json: bool
+) -> int:
+    """`run_generate` once the model is loaded, on the process's standard streams."""
+    if interactive:
+        return run_interactive(storyteller, config, sys.stdin, sys.stdout, sys.stderr, first=prompt)
+    beginning = DEFAULT_PROMPT if prompt is None else prompt
+    if as_json:
+        print_json_lines(storyteller.tell(beginning, config), sys.stdout)
+    elif config.num_samples == 1 and is_terminal(sys.stdout):
+        _stream_story(storyteller, beginning, config)
+    else:
+        print_stories(storyteller.tell(beginning, config), sys.stdout, sys.stderr)
+    return 0
+
+
+def _stream_story(storyteller: Storyteller, beginning: str, config: GenerationConfig) -> None:
+    """One story on a terminal appears as it is made; Ctrl-C ends it."""
+    stream = storyteller.stream(beginning, config)
+    writer = StoryWriter.for_stream(sys.stdout)
+    try:
+        writer.write(stream.prompt, bold=True)
+        for piece in stream:
+            writer.write(piece)
+    except KeyboardInterrupt:
+        writer.write(stream.cancel())
+    writer.finish()
+    print_footer(stream.story, sys.stderr)
