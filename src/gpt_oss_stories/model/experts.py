@@ -71,15 +71,18 @@ class Experts(nn.Module):
         self.down_weight = nn.Parameter(torch.empty(experts, inner, width))
         self.down_bias = nn.Parameter(torch.zeros(experts, width))
 
-    def forward(self, x: Tensor, counted: Tensor | None = None) -> tuple[Tensor, Routing | None]:
+    def forward(
+        self, x: Tensor, counted: Tensor | None = None, *, with_routing: bool = True
+    ) -> tuple[Tensor, Routing | None]:
         """Mix the chosen experts' answers.
 
         Args:
             x: (..., D).
             counted: bool over the tokens of x, those that count for balance and load; None for all of them.
+            with_routing: whether anybody asks for the routing.
 
         Returns:
-            the shape of x, and the routing (None without a router).
+            the shape of x, and the routing (None without a router, or when not asked for).
         """
         normed = self.norm(x).flatten(0, -2)
         if self.router is None:
@@ -92,7 +95,7 @@ class Experts(nn.Module):
         logits = self.router(wide)
         chosen_logits, chosen = logits.topk(self.chosen, dim=-1)
         weights = chosen_logits.softmax(-1)
-        routing = self._routing(logits, chosen, None if counted is None else counted.flatten())
+        routing = self._routing(logits, chosen, None if counted is None else counted.flatten()) if with_routing else None
         mix = self._mix_few if chosen.numel() <= FEW_PAIRS and not torch.is_grad_enabled() else self._mix_grouped
         return mix(normed, chosen, weights).view_as(x), routing
 

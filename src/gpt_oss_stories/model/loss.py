@@ -33,9 +33,17 @@ class _LinearCrossEntropy(torch.autograd.Function):
         nll = torch.empty(tokens, dtype=wide, device=hidden.device)
         # A power of two, so that batches of many sizes share the shapes of their products.
         chunk = max(128, 1 << (max(1, CHUNK_LOGITS // vocabulary)).bit_length() - 1)
+        # Buffers are made once: on a CPU the page faults of fresh ones would cost more than the arithmetic.
+        rows = min(chunk, tokens)
+        narrow_buffer = torch.empty(rows, vocabulary, dtype=hidden.dtype, device=hidden.device)
+        wide_buffer = narrow_buffer if wide == hidden.dtype else torch.empty_like(narrow_buffer, dtype=wide)
         for begin in range(0, tokens, chunk):
-            part = slice(begin, begin + chunk)
-            logits = (hidden[part] @ narrow.T).to(wide)
+            part = slice(begin, min(begin + chunk, tokens))
+            size = part.stop - begin
+            logits_narrow, logits = narrow_buffer[:size], wide_buffer[:size]
+            torch.mm(hidden[part], narrow.T, out=logits_narrow)
+            if logits is not logits_narrow:
+                logits.copy_(logits_narrow)
             target = targets[part, None]
             target_logit = logits.gather(1, target)
             highest = logits.amax(-1, keepdim=True)
@@ -46,7 +54,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 # d nll / d logits = softmax - one-hot, in the same buffer.
                 weight = weights[part, None].to(wide)
                 grad = exponentials.mul_(weight / total).scatter_add_(1, target, -weight)
-                grad_narrow = grad.to(hidden.dtype)
+                grad_narrow = grad if grad.dtype == hidden.dtype else logits_narrow.copy_(grad)
                 torch.mm(grad_narrow, narrow, out=grad_hidden[part])
                 if grad_narrow.dtype == grad_unembedding.dtype:
                     grad_unembedding.addmm_(grad_narrow.T, hidden[part])

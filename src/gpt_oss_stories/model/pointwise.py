@@ -135,7 +135,8 @@ class _Rotate(torch.autograd.Function):
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """RMSNorm over the last axis; x: (..., width), weight: (width,). The result has the shape and dtype of x."""
-    normed: Tensor = _RMSNorm.apply(x, weight, eps)
+    # Without gradients the bare formula: an autograd function costs more than the arithmetic of one decoded token.
+    normed: Tensor = _RMSNorm.apply(x, weight, eps) if torch.is_grad_enabled() else _kernels["rms_norm"](x, weight, eps)[0]
     return normed
 
 
@@ -146,7 +147,8 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
 
 def swiglu(gate: Tensor, up: Tensor, alpha: float, limit: float) -> Tensor:
     """Clamped SwiGLU; gate, up: (..., width), the result too."""
-    result: Tensor = _SwiGLU.apply(gate, up, alpha, limit)
+    function = _SwiGLU.apply if torch.is_grad_enabled() else _kernels["swiglu"]
+    result: Tensor = function(gate, up, alpha, limit)
     return result
 
 
@@ -160,5 +162,5 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     Returns:
         the shape and dtype of `x`.
     """
-    turned: Tensor = _Rotate.apply(x, cos, sin)
+    turned: Tensor = (_Rotate.apply if torch.is_grad_enabled() else _rotate)(x, cos, sin)
     return turned

@@ -63,7 +63,7 @@ class Block(nn.Module):
     def extend(self, x: Tensor, rotation: tuple[Tensor, Tensor], step: CacheStep, layer: int) -> Tensor:
         """New tokens after those in a cache; see `Attention.extend`."""
         x = x + self.attention.extend(x, rotation, step, layer)
-        return x + self.experts(x)[0]
+        return x + self.experts(x, with_routing=False)[0]
 
 
 class StoryTransformer(nn.Module):
