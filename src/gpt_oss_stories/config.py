@@ -422,7 +422,8 @@ TRAINING_PRESETS: Mapping[str, Mapping[str, Any]] = types.MappingProxyType(
     {
         "story": {
             "max_iters": 3000, "batch_size": 8, "optimizer": "muon", "learning_rate": 3e-3,
-            "learning_rate_schedule": "warmdown", "min_learning_rate_ratio": 0.0, "eval_interval": 250, "save_interval": 250,
+            "learning_rate_schedule": "warmdown", "min_learning_rate_ratio": 0.0,
+            "eval_interval": 250, "save_interval": 250,
         },
         "debug": {"max_iters": 1_000, "batch_size": 4},
         "fast": {"max_iters": 10_000, "batch_size": 8},

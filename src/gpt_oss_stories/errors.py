@@ -2,7 +2,7 @@
 
 
 class StoryError(ValueError):
-    """Something given from outside cannot be used. The message is one line: what was given, what was expected, what to do.
+    """Something given from outside cannot be used; one line says what was given, what was expected and what to do.
 
     The command line prints it without a traceback; every other exception is a fault of the program and keeps its own.
     """

@@ -21,8 +21,8 @@ class FileWriteError(StoryError):
 def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     """Open a binary file that takes `path`'s place when the block ends well.
 
-    The bytes go to a temporary file in the same folder, are flushed to the disk, and the file is renamed. After an error
-    the temporary file is gone and what stood at `path` before is untouched.
+    The bytes go to a temporary file in the same folder, are flushed to the disk, and the file is renamed. After an
+    error the temporary file is gone and what stood at `path` before is untouched.
 
     Raises:
         FileWriteError: the operating system refused (no space, no permission, not a folder).

@@ -25,14 +25,17 @@ def test_every_byte_at_every_scale():
         low = torch.tensor([e2m1(byte & 15) * 2.0 ** (scale - 127) for byte in range(256)], dtype=torch.float64)
         high = torch.tensor([e2m1(byte >> 4) * 2.0 ** (scale - 127) for byte in range(256)], dtype=torch.float64)
         # float32 cannot hold the largest values of scale 254: infinity is their rounding.
-        assert torch.equal(got[:, 0], low.float()) and torch.equal(got[:, 1], high.float())
+        assert torch.equal(got[:, 0], low.float())
+        assert torch.equal(got[:, 1], high.float())
         assert math.copysign(1, got[128, 1].item()) == -1  # byte 0x80: the high code is minus zero
 
 
 def test_each_block_has_its_own_scale():
     blocks = torch.full((2, 16), 0x22, dtype=torch.uint8)  # every value 1.0
     got = decode_mxfp4(blocks, torch.tensor([127, 130], dtype=torch.uint8))
-    assert got.shape == (64,) and got[:32].eq(1).all() and got[32:].eq(8).all()
+    assert got.shape == (64,)
+    assert got[:32].eq(1).all()
+    assert got[32:].eq(8).all()
 
 
 def test_wrong_shapes_and_dtypes_are_refused():

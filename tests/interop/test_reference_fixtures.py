@@ -22,7 +22,8 @@ def checkpoint(request):
 def test_logits_equal_the_reference_at_every_position(checkpoint):
     directory, expected = checkpoint
     model = load_model(directory)
-    assert model.config.rope_scaling_factor == 32 and model.config.sliding_window == 16
+    assert model.config.rope_scaling_factor == 32
+    assert model.config.sliding_window == 16
     difference = (model.logits(expected["tokens"]) - expected["logits_float32"]).abs()
     assert difference.amax() < 1e-3, f"largest difference {difference.amax():.2e}"
 
@@ -34,7 +35,8 @@ def test_greedy_continuation_equals_the_reference(checkpoint):
 
 
 def test_balance_loss_statistics_equal_transformers():
-    """`transformers` pools all layers and sums over the chosen experts; ours is a mean of layers. Compare through the pools."""
+    """`transformers` pools all layers and sums over the chosen experts; ours is a mean of layers. Compare through
+    the pools."""
     directory = FIXTURES / "hf-format-tiny"
     expected = load_file(directory / "expected.safetensors")
     network = load_foreign_directory(directory)

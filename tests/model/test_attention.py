@@ -1,4 +1,5 @@
-"""The fast attention against its definition, values and gradients, at the sizes where windows and blocks begin and end."""
+"""The fast attention against its definition, values and gradients, at the sizes where windows and blocks begin and
+end."""
 
 import pytest
 import torch
@@ -18,7 +19,12 @@ def leaves(batch, time, heads, kv_heads, width=16, dtype=torch.float32, seed=0):
     def leaf(*shape):
         return torch.randn(*shape, generator=generator, dtype=dtype).requires_grad_()
 
-    return [leaf(batch, time, heads, width), leaf(batch, time, kv_heads, width), leaf(batch, time, kv_heads, width), leaf(heads)]
+    return [
+        leaf(batch, time, heads, width),
+        leaf(batch, time, kv_heads, width),
+        leaf(batch, time, kv_heads, width),
+        leaf(heads),
+    ]
 
 
 def attend_by_loops(q, k, v, sinks, window):
@@ -66,7 +72,9 @@ def test_fast_attention_equals_reference(with_sinks, window, time, heads):
 @pytest.mark.parametrize("window", [0, WINDOW], ids="window={}".format)
 def test_bfloat16_stays_near_float32(window):
     inputs = leaves(2, 40, 4, 2)
-    narrow = [x.detach().bfloat16().requires_grad_() for x in inputs[:3]] + [inputs[3].detach().clone().requires_grad_()]
+    narrow = [x.detach().bfloat16().requires_grad_() for x in inputs[:3]] + [
+        inputs[3].detach().clone().requires_grad_()
+    ]
     results = []
     for q, k, v, sinks in (inputs, narrow):
         out = attend(q, k, v, sinks, window=window)

@@ -1,4 +1,5 @@
-"""Rotary embedding, norms, activations, experts and the loss, each against its plain definition in values and gradients."""
+"""Rotary embedding, norms, activations, experts and the loss, each against its plain definition in values and
+gradients."""
 
 import math
 
@@ -55,7 +56,8 @@ def test_rotation_turns_halves_keeps_lengths_and_knows_only_distances():
     # Dimension i goes with i + head_dim / 2: at position 1, pair 0 turns by one radian.
     unit = torch.zeros(1, 1, 1, 8)
     unit[..., 0] = 1
-    assert at(unit, 1)[0, 0, 0, 0] == pytest.approx(math.cos(1)) and at(unit, 1)[0, 0, 0, 4] == pytest.approx(math.sin(1))
+    assert at(unit, 1)[0, 0, 0, 0] == pytest.approx(math.cos(1))
+    assert at(unit, 1)[0, 0, 0, 4] == pytest.approx(math.sin(1))
     torch.testing.assert_close(at(q, 37).norm(), q.norm())
     dots = [(at(q, p + 5) * at(k, p)).sum() for p in (0, 11, 50)]
     torch.testing.assert_close(dots[0], dots[1], rtol=1e-4, atol=1e-5)
@@ -66,10 +68,14 @@ def test_derivatives_are_those_of_finite_differences():
     cos, sin = randn(3, 1, 2).detach(), randn(3, 1, 2, seed=1).detach()
     assert torch.autograd.gradcheck(lambda x: rotate(x, cos, sin), randn(3, 2, 4))
     assert torch.autograd.gradcheck(lambda x, w: rms_norm(x, w, 1e-5), (randn(2, 3, 6), randn(6, seed=1)))
-    assert torch.autograd.gradcheck(lambda x, w, b: layer_norm(x, w, b, 1e-5), (randn(3, 6), randn(6, seed=1), randn(6, seed=2)))
+    assert torch.autograd.gradcheck(
+        lambda x, w, b: layer_norm(x, w, b, 1e-5), (randn(3, 6), randn(6, seed=1), randn(6, seed=2))
+    )
     # Wide enough to reach both clamps.
     gate, up = (randn(40) * 6).detach().requires_grad_(), (randn(40, seed=1) * 6).detach().requires_grad_()
-    assert (gate > 7).any() and (up.abs() > 7).any() and (gate < -7).any()
+    assert (gate > 7).any()
+    assert (up.abs() > 7).any()
+    assert (gate < -7).any()
     assert torch.autograd.gradcheck(lambda g, u: swiglu(g, u, 1.702, 7.0), (gate, up))
 
 
@@ -131,7 +137,9 @@ def make_experts(**overrides) -> Experts:
     return layer
 
 
-@pytest.mark.parametrize("overrides", [{}, {"use_swiglu": False}, {"experts_per_token": 3}, {"experts_per_token": 1}], ids=str)
+@pytest.mark.parametrize(
+    "overrides", [{}, {"use_swiglu": False}, {"experts_per_token": 3}, {"experts_per_token": 1}], ids=str
+)
 @pytest.mark.parametrize("tokens", [1, 5, 200])
 def test_experts_equal_a_loop_over_tokens(overrides, tokens):
     layer = make_experts(**overrides)
@@ -173,7 +181,8 @@ def test_an_expert_without_tokens_still_gets_a_gradient_tensor():
     layer.router.bias.data[2] = -1e6
     out, routing = layer(randn(10, 8))
     out.sum().backward()
-    assert routing.load[2] == 0 and layer.gate_up_weight.grad[2].abs().max() == 0
+    assert routing.load[2] == 0
+    assert layer.gate_up_weight.grad[2].abs().max() == 0
     assert layer.gate_up_weight.grad[:2].abs().max() > 0
 
 
@@ -182,7 +191,8 @@ def test_balance_loss_is_one_when_even_and_grows_with_imbalance():
     layer.router.weight.data.zero_()
     logits = 50 * torch.eye(4, dtype=F64).repeat(5, 1)
     even = layer._routing(logits, logits.topk(1).indices, None)
-    assert even.balance.item() == pytest.approx(1.0) and even.load.tolist() == [5, 5, 5, 5]
+    assert even.balance.item() == pytest.approx(1.0)
+    assert even.load.tolist() == [5, 5, 5, 5]
     skewed = layer._routing(logits[:1].expand(20, 4), torch.zeros(20, 1, dtype=torch.int64), None)
     assert skewed.balance.item() == pytest.approx(4.0)
     counted = torch.zeros(20, dtype=torch.bool)
@@ -219,7 +229,8 @@ def test_labels_by_hand():
     assert targets[0, :5].tolist() == [11, 12, 20, 21, 0]
     assert counts[0].tolist() == [True, True, False, True, False, False]
     targets, counts = targets_at_depth(tokens, 1, documents, trained)
-    assert targets[0, 0] == 12 and counts[0].tolist() == [True, False, False, False, False, False]
+    assert targets[0, 0] == 12
+    assert counts[0].tolist() == [True, False, False, False, False, False]
     with pytest.raises(ValueError, match="depth=-1"):
         targets_at_depth(tokens, -1, documents, trained)
 

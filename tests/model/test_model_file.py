@@ -14,7 +14,7 @@ from gpt_oss_stories.model import StoryTransformer
 from gpt_oss_stories.model.model_file import ModelFileError, load_model_file, save_model
 from gpt_oss_stories.tokenization import build_story_vocabulary, count_tokens, harmony_vocabulary
 
-TEXT = "Mia the mouse found a red button. \"Is it yours?\" she asked the owl."
+TEXT = 'Mia the mouse found a red button. "Is it yours?" she asked the owl.'
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +42,15 @@ def saved(tmp_path, model, vocabulary):
 
 def test_round_trip_keeps_everything(saved, model, vocabulary):
     file = load_model_file(saved)
-    assert file.config == model.config and file.vocabulary.fingerprint == vocabulary.fingerprint
+    assert file.config == model.config
+    assert file.vocabulary.fingerprint == vocabulary.fingerprint
     assert file.provenance == {"step": 3, "validation_loss_nats": 1.25, "notes": ["a", None, True]}
     assert file.vocabulary.decode(file.vocabulary.encode(TEXT)) == TEXT
     built = file.build()
     assert [n for n, _ in built.named_parameters()] == [n for n, _ in model.named_parameters()]
     for (name, ours), (_, theirs) in zip(model.named_parameters(), built.named_parameters(), strict=True):
-        assert torch.equal(ours, theirs) and theirs.requires_grad, name
+        assert torch.equal(ours, theirs), name
+        assert theirs.requires_grad, name
 
 
 def test_logits_are_the_same_bits_in_a_new_process(saved, model, tmp_path):
@@ -106,7 +108,7 @@ def test_changed_contents_are_noticed(saved):
 
 
 @pytest.mark.parametrize(
-    "change, message",
+    ("change", "message"),
     [
         (lambda c: c.update(format="other"), "not a model of this project"),
         (lambda c: c.update(version=2), "format version 2"),
@@ -125,7 +127,8 @@ def test_weights_that_do_not_fit_are_listed_by_name(saved):
     file.weights["stranger"] = file.weights.pop("layers.0.attention.sinks")
     with pytest.raises(ModelFileError) as caught:
         file.build()
-    assert "missing layers.0.attention.sinks" in str(caught.value) and "unknown stranger" in str(caught.value)
+    assert "missing layers.0.attention.sinks" in str(caught.value)
+    assert "unknown stranger" in str(caught.value)
     assert "norm.weight is (3,), expected (16,)" in str(caught.value)
 
 
@@ -165,4 +168,5 @@ def test_a_full_disk_leaves_the_old_file(saved, model, vocabulary, monkeypatch):
     monkeypatch.setattr(files.os, "fdopen", lambda handle, mode: Full(real(handle, mode)))
     with pytest.raises(FileWriteError, match="No space left on device"):
         save_model(saved, model, vocabulary, {})
-    assert saved.read_bytes() == before and [p.name for p in saved.parent.iterdir()] == [saved.name]
+    assert saved.read_bytes() == before
+    assert [p.name for p in saved.parent.iterdir()] == [saved.name]

@@ -58,7 +58,8 @@ def test_every_parameter_gets_a_finite_gradient(switches):
     losses = model.loss(tokens(4, 40))
     losses.total.backward()
     for name, parameter in model.named_parameters():
-        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
         assert parameter.grad.abs().max() > 0, name
     assert len(losses.multi_token) == model.config.multi_token_predict - 1
 
@@ -99,7 +100,11 @@ def test_rows_of_unequal_length_equal_each_alone():
         cache = model.new_cache(len(rows), max(lengths) + more)
         got = [model.next_logits(prompts, cache, torch.tensor(lengths))]
         for t in range(more):
-            got.append(model.next_logits(torch.stack([ids[n + t] for ids, n in zip(rows, lengths, strict=True)])[:, None], cache))
+            got.append(
+                model.next_logits(
+                    torch.stack([ids[n + t] for ids, n in zip(rows, lengths, strict=True)])[:, None], cache
+                )
+            )
         got = torch.stack(got, 1)
         for row, (ids, length) in enumerate(zip(rows, lengths, strict=True)):
             whole = model.logits(ids[None])[0, length - 1 :]
@@ -130,7 +135,8 @@ def test_packed_documents_equal_each_alone():
     pieces = [ids[0, :25], ids[0, 25:41], ids[0, 41:], ids[1, :9], ids[1, 9:50]]
     packed = model.loss(ids, documents, balance_coef=0, z_coef=0)
     counts = model.count_targets(documents, None)
-    assert counts == (sum(len(p) - 1 for p in pieces), sum(len(p) - 2 for p in pieces)) and packed.targets == counts[0]
+    assert counts == (sum(len(p) - 1 for p in pieces), sum(len(p) - 2 for p in pieces))
+    assert packed.targets == counts[0]
     alone = [model.loss(p[None], balance_coef=0, z_coef=0, target_counts=counts) for p in pieces]
     torch.testing.assert_close(packed.total, sum(x.total for x in alone), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(packed.next_token, sum(x.next_token for x in alone), rtol=1e-5, atol=1e-6)
@@ -212,7 +218,7 @@ def test_too_many_tokens_are_refused():
     model = StoryTransformer(config())
     with pytest.raises(ValueError, match="block_size is 64"):
         model.logits(tokens(1, 65))
-    with pytest.raises(ContextLengthError, match="at most 64"):
+    with pytest.raises(ContextLengthError, match="reads 64 at most"):
         model.new_cache(1, 65)
     cache = model.new_cache(1, 10)
     with pytest.raises(ContextLengthError, match="room for 10"):

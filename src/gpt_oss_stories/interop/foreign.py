@@ -1,7 +1,8 @@
 """Reading GPT-OSS checkpoints of the two public layouts: OpenAI's own and that of `transformers`.
 
 Each of our parameters has a recipe: the tensors of the file that it is made from, and how. Shapes are compared with the
-configuration before anything is allocated; missing and surplus tensors are listed by name. Only safetensors files are read.
+configuration before anything is allocated; missing and surplus tensors are listed by name. Only safetensors files are
+read.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ def _transposed(tensor: Tensor) -> Tensor:
 
 
 def openai_recipes(config: ModelConfig, present: Iterable[str]) -> dict[str, Recipe]:
-    """Recipes for OpenAI's layout; expert matrices as MXFP4 where the file has blocks of them, else as plain tensors."""
+    """Recipes for OpenAI's layout; expert matrices as MXFP4 where the file has blocks of them, else as plain
+    tensors."""
     names = set(present)
 
     def plain(source: str) -> Recipe:

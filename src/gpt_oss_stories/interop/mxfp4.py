@@ -1,7 +1,8 @@
 """MXFP4: blocks of 32 four-bit floats that share one power-of-two scale.
 
-A value is E2M1 (a sign, two bits of exponent, one of mantissa); a scale is one byte, 2 ** (byte - 127). Two values lie in a byte,
-the low four bits first. Source: OCP Microscaling Formats (MX) specification 1.0; as stored by gpt-oss (`gpt_oss/torch/weights.py`).
+A value is E2M1 (a sign, two bits of exponent, one of mantissa); a scale is one byte, 2 ** (byte - 127). Two values
+lie in a byte, the low four bits first. Source: OCP Microscaling Formats (MX) specification 1.0; as stored by gpt-oss
+(`gpt_oss/torch/weights.py`).
 """
 
 from __future__ import annotations

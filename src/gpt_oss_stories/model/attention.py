@@ -102,7 +102,8 @@ class _FlashAttentionCPU(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, sinks, mask, out, lse = ctx.saved_tensors
-        # The 16-bit backward kernel is up to five times slower than the float32 one at story lengths (docs/performance.md).
+        # The 16-bit backward kernel is up to five times slower than the float32 one at story lengths
+        # (docs/performance.md).
         wide = [x.to(wide_dtype(q.dtype)) for x in (grads[0], q, k, v, out)]
         mask = None if mask is None else mask.to(wide[0].dtype)
         grad_q, grad_k, grad_v = (

@@ -3,12 +3,13 @@
 Axis letters:  N tokens   D model width   E experts   C experts chosen per token   F expert width
                R rows of the grouped products: N x C token-expert pairs and some padding
 
-Dropless: every chosen pair is computed, whatever the load. Pairs are sorted by expert, one grouped matrix product serves
-all experts, and the results are summed back with the router's weights. On a CPU each expert's rows are padded to a multiple
-of a block, since oneDNN builds a kernel for every matrix shape it has not seen, which takes longer than most products.
+Dropless: every chosen pair is computed, whatever the load. Pairs are sorted by expert, one grouped matrix product
+serves all experts, and the results are summed back with the router's weights. On a CPU each expert's rows are padded
+to a multiple of a block, since oneDNN builds a kernel for every matrix shape it has not seen, which takes longer than
+most products.
 
-Routing, clamped SwiGLU and biases follow the gpt-oss reference (`gpt_oss/torch/model.py`): router with bias, top-k, softmax
-over the chosen k. Balance loss: Switch Transformer (arXiv 2101.03961), z-loss: ST-MoE (arXiv 2202.08906).
+Routing, clamped SwiGLU and biases follow the gpt-oss reference (`gpt_oss/torch/model.py`): router with bias, top-k,
+softmax over the chosen k. Balance loss: Switch Transformer (arXiv 2101.03961), z-loss: ST-MoE (arXiv 2202.08906).
 """
 
 from __future__ import annotations
@@ -95,12 +96,15 @@ class Experts(nn.Module):
         logits = self.router(wide)
         chosen_logits, chosen = logits.topk(self.chosen, dim=-1)
         weights = chosen_logits.softmax(-1)
-        routing = self._routing(logits, chosen, None if counted is None else counted.flatten()) if with_routing else None
+        routing = (
+            self._routing(logits, chosen, None if counted is None else counted.flatten()) if with_routing else None
+        )
         mix = self._mix_few if chosen.numel() <= FEW_PAIRS and not torch.is_grad_enabled() else self._mix_grouped
         return mix(normed, chosen, weights).view_as(x), routing
 
     def _activate(self, hidden: Tensor, *, interleaved: bool = True) -> Tensor:
-        """(..., 2 F) with gate and linear part interleaved, or one after the other, to (..., F); without gate (..., F)."""
+        """(..., 2 F) with gate and linear part interleaved, or one after the other, to (..., F); without gate
+        (..., F)."""
         if not self.use_swiglu:
             return gelu(hidden)
         gate, up = (hidden[..., ::2], hidden[..., 1::2]) if interleaved else hidden.chunk(2, dim=-1)

@@ -1,8 +1,8 @@
 """Where each document of a packed batch lies, so that attention stays within it.
 
 Rows of a training batch hold several whole stories. Instead of one (time, time) mask per row, attention gathers the
-documents into groups of similar length, one document per row, padded on the right. Causal attention never looks right, so
-the padding needs no mask, and the cost is the sum of the documents' squared lengths, not the rows'.
+documents into groups of similar length, one document per row, padded on the right. Causal attention never looks
+right, so the padding needs no mask, and the cost is the sum of the documents' squared lengths, not the rows'.
 """
 
 from __future__ import annotations

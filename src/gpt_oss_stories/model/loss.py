@@ -2,10 +2,10 @@
 
 Axis letters:  N tokens   D model width   V vocabulary
 
-The logits of 4,096 tokens over 201,088 entries are 3.3 GB in float32. Here they exist for one chunk of tokens at a time: the
-forward pass turns a chunk's logits into its loss and, in the same buffer, into the gradient of the logits, and from that
-accumulates the gradients of the hidden states and of the unembedding. The backward pass only scales them. (The idea is that
-of fused linear-cross-entropy kernels; see Liger Kernel, arXiv 2410.10989.)
+The logits of 4,096 tokens over 201,088 entries are 3.3 GB in float32. Here they exist for one chunk of tokens at a
+time: the forward pass turns a chunk's logits into its loss and, in the same buffer, into the gradient of the logits,
+and from that accumulates the gradients of the hidden states and of the unembedding. The backward pass only scales
+them. (The idea is that of fused linear-cross-entropy kernels; see Liger Kernel, arXiv 2410.10989.)
 """
 
 from __future__ import annotations

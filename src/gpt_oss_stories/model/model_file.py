@@ -1,7 +1,7 @@
 """One file that holds all that generation needs: weights, configuration, vocabulary, provenance. Reads and writes it.
 
-The file is torch's zip format with nothing but plain values and tensors, so it loads with `weights_only=True`: no code from a
-file ever runs. Layout of version 1:
+The file is torch's zip format with nothing but plain values and tensors, so it loads with `weights_only=True`: no
+code from a file ever runs. Layout of version 1:
 
     format      "gpt_oss_stories.model"
     version     1

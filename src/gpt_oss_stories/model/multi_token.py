@@ -1,8 +1,9 @@
 """Multi-token prediction: at each position also predict the tokens after the next one.
 
-Depth 0 is the model itself, which predicts token t+1 from tokens up to t. Depth d adds one module after the one before it:
-norm(hidden of depth d-1) joined with norm(embedding of token t+d), projected to the model's width, one transformer block,
-and the model's own unembedding, predicting token t+d+1. Source: DeepSeek-V3 report, arXiv 2412.19437, section 2.2.
+Depth 0 is the model itself, which predicts token t+1 from tokens up to t. Depth d adds one module after the one
+before it: norm(hidden of depth d-1) joined with norm(embedding of token t+d), projected to the model's width, one
+transformer block, and the model's own unembedding, predicting token t+d+1. Source: DeepSeek-V3 report, arXiv
+2412.19437, section 2.2.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The element-wise mathematics of the model, forward and backward, each written once as plain tensor functions.
 
-Autograd would keep every intermediate result of these formulas and walk through them again one by one. Here each formula is one
-autograd function that keeps only its inputs, with its derivative written out. The plain functions are also what
-`compile_kernels` hands to torch.compile, which turns each into a single loop over memory.
+Autograd would keep every intermediate result of these formulas and walk through them again one by one. Here each
+formula is one autograd function that keeps only its inputs, with its derivative written out. The plain functions are
+also what `compile_kernels` hands to torch.compile, which turns each into a single loop over memory.
 
 Norm statistics and products are in float32 whatever the dtype of the activations, as in the gpt-oss reference.
 """
@@ -86,7 +86,8 @@ _kernels: dict[str, Callable[..., Any]] = {
 def compile_kernels() -> None:
     """Replace the formulas above by loops that torch.compile makes of them, for this process.
 
-    The results agree up to rounding. The first batches take longer, while the loops are built or read from torch's cache.
+    The results agree up to rounding. The first batches take longer, while the loops are built or read from torch's
+    cache.
     """
     for name, function in list(_kernels.items()):
         if not hasattr(function, "_torchdynamo_orig_callable"):
@@ -136,7 +137,9 @@ class _Rotate(torch.autograd.Function):
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """RMSNorm over the last axis; x: (..., width), weight: (width,). The result has the shape and dtype of x."""
     # Without gradients the bare formula: an autograd function costs more than the arithmetic of one decoded token.
-    normed: Tensor = _RMSNorm.apply(x, weight, eps) if torch.is_grad_enabled() else _kernels["rms_norm"](x, weight, eps)[0]
+    normed: Tensor = (
+        _RMSNorm.apply(x, weight, eps) if torch.is_grad_enabled() else _kernels["rms_norm"](x, weight, eps)[0]
+    )
     return normed
 
 

@@ -4,8 +4,9 @@ A head's dimensions i and i + head_dim / 2 form a pair that is turned by positio
 arXiv 2309.00071) stretches a trained model to a longer context: frequencies that turn often within the original context
 stay, those that never complete a turn are slowed by the factor, those between are blended.
 
-Conventions where implementations differ (all as in the gpt-oss reference, `gpt_oss/torch/model.py`): the two cut-offs are
-fractional, not rounded to whole dimensions, and the concentration 0.1 ln(factor) + 1 multiplies cos and sin, once.
+Conventions where implementations differ (all as in the gpt-oss reference, `gpt_oss/torch/model.py`): the two cut-offs
+are fractional, not rounded to whole dimensions, and the concentration 0.1 ln(factor) + 1 multiplies cos and sin,
+once.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Moving rows of a matrix to other places, forward and backward, as two gathers.
 
 Packed documents and routed tokens are both "take these rows in that order". Autograd's own backward of indexing is a
-scatter-add, which on a CPU runs row by row; where the places that each row went to are known, its gradient is a gather too.
+scatter-add, which on a CPU runs row by row; where the places that each row went to are known, its gradient is a
+gather too.
 """
 
 from __future__ import annotations

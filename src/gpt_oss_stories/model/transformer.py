@@ -75,7 +75,8 @@ class StoryTransformer(nn.Module):
         self.config = config
         self.compute_dtype = torch.float32
         self.recompute_blocks = False
-        """Recompute each block in the backward pass instead of keeping its activations: less memory, a third more time."""
+        """Recompute each block in the backward pass instead of keeping its activations: less memory, a third more
+        time."""
         self.embedding = nn.Embedding(config.vocab_size, config.n_embd)
         self.layers = nn.ModuleList(Block(config, config.layer_window(layer)) for layer in range(config.n_layer))
         self.norm = Norm(config)
@@ -226,6 +227,7 @@ class StoryTransformer(nn.Module):
         hidden, routings = self._trunk(tokens, rotation, layout, counted)
         predictors = [self.norm(hidden).flatten(0, 1)]
         for depth, module in enumerate(self.multi_token, start=1):
+            assert isinstance(module, MultiTokenModule)
             embedded = self._embed(shift_left(tokens, depth))
             hidden, routing = self._run(module, hidden, embedded, rotation, layout, counted)
             predictors.append(module.norm(hidden).flatten(0, 1))
@@ -275,7 +277,7 @@ class StoryTransformer(nn.Module):
             module.router for module in self.modules() if isinstance(module, Experts) and module.router is not None
         ]
         for router, load in zip(routers, expert_load, strict=True):
-            router.bias += rate * torch.sign(load.mean() - load)
+            router.bias.add_(torch.sign(load.mean() - load), alpha=rate)
 
     def new_cache(self, batch_size: int, max_length: int, dtype: torch.dtype | None = None) -> KVCache:
         """An empty cache for `next_logits`; see `KVCache`."""
@@ -299,6 +301,7 @@ class StoryTransformer(nn.Module):
         rotation = self._rotation(step.positions.clamp(max=self.config.block_size - 1))
         x = self._embed(tokens)
         for index, layer in enumerate(self.layers):
+            assert isinstance(layer, Block)
             x = layer.extend(x, rotation, step, index)
         step.finish()
         last = x[:, -1] if counts is None else x[torch.arange(len(x), device=x.device), counts - 1]
