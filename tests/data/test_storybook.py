@@ -257,4 +257,4 @@ def test_storybook_changes_only_on_purpose():
     assert digest.hexdigest() == GOLDEN
 
 
-GOLDEN = "af96719a165c6956d4d4121d316bb3cf8cf7805257ee83f548fd49e5b6faee7d"
+GOLDEN = "468d93aa14343eed549a4ccddf99b93a5ca9a675656b989550b5b0d11df8ebd8"

@@ -26,6 +26,8 @@ TRAITS = (
 FIRST_LINES = (
     "Once upon a time, {where}, there was a {look} {kind} named {N}.",
     "Once upon a time there was a {look} {kind} called {N}. {He} lived {where}.",
+    "Once upon a time {where} there lived a {look} {kind} named {N}.",
+    "Once upon a time there lived a {look} {kind} named {N} {where}.",
     "Once there was a {look} {kind} named {N} <3+ {trait}>. {He} lived {where}.",
     "{N} was a {look} {kind} {trait}. {He} lived {where}.",
     "{N} was a {look} {kind}. {He} lived {where}<2+ {tail}>.",
