@@ -31,6 +31,10 @@ from .layout import DocumentLayout
 from .norm import Norm
 from .pointwise import rotate, wide_dtype
 
+NARROW_BACKWARD_TOKENS = 1024
+"""Below this many queries torch's 16-bit backward kernel for CPUs is slower than the float32 one, conversions included
+(benchmarks/attention_backward.py)."""
+
 
 def attend_reference(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, *, window: int = 0) -> Tensor:
     """Attention by its definition, all scores at once.
@@ -102,9 +106,8 @@ class _FlashAttentionCPU(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, sinks, mask, out, lse = ctx.saved_tensors
-        # The 16-bit backward kernel is up to five times slower than the float32 one at story lengths
-        # (docs/performance.md).
-        wide = [x.to(wide_dtype(q.dtype)) for x in (grads[0], q, k, v, out)]
+        dtype = wide_dtype(q.dtype) if q.shape[2] < NARROW_BACKWARD_TOKENS else q.dtype
+        wide = [x.to(dtype) for x in (grads[0], q, k, v, out)]
         mask = None if mask is None else mask.to(wide[0].dtype)
         grad_q, grad_k, grad_v = (
             x.to(q.dtype)
@@ -116,7 +119,7 @@ class _FlashAttentionCPU(torch.autograd.Function):
         grad_sinks = None
         if sinks is not None:
             probability = (sinks[:, None].to(lse.dtype) - lse).exp()
-            grad_sinks = -(probability * (grad * out).sum(-1)).sum((0, 2)).to(sinks.dtype)
+            grad_sinks = -(probability * (grad * out).sum(-1, dtype=lse.dtype)).sum((0, 2)).to(sinks.dtype)
         return grad_q, grad_k, grad_v, grad_sinks, None, None
 
 

@@ -36,7 +36,7 @@ class KVCache:
         """
         if max_length > config.block_size:
             raise ContextLengthError(
-                f"{max_length} tokens were asked for, but the model reads {config.block_size} at most (its block_size): "
+                f"{max_length} tokens were asked for, but the model reads {config.block_size} at most (block_size): "
                 "shorten the prompt or lower --max-tokens"
             )
         self.max_length = max_length

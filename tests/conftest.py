@@ -1,0 +1,47 @@
+"""What all tests share: no network, one thread, no windows, nothing kept from the user's own environment."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+# Before torch is imported: on a machine with few cores, threads that wait for each other make small tests slow.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["MPLBACKEND"] = "Agg"
+os.environ["WANDB_MODE"] = "offline"
+os.environ["HF_HUB_OFFLINE"] = "1"
+# A test must not see that the test run itself was started by a front door or by torchrun.
+for name in ("GPT_OSS_STORIES_SWITCHED_PYTHON", "RANK", "LOCAL_RANK", "WORLD_SIZE"):
+    os.environ.pop(name, None)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_network() -> Iterator[None]:
+    """Refuse connections that leave the machine: a test that needs one would pass here and fail elsewhere."""
+    connect = socket.socket.connect
+
+    def local_only(self: socket.socket, address: Any) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise AssertionError(f"a test tried to connect to {address}")
+        connect(self, address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", local_only)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def same_arithmetic() -> Iterator[None]:
+    """Undo what a test changed for the whole process: training flushes denormal numbers to zero and sets threads."""
+    threads = sys.modules["torch"].get_num_threads() if "torch" in sys.modules else None
+    yield
+    if "torch" in sys.modules:
+        torch = sys.modules["torch"]
+        torch.set_flush_denormal(False)
+        if threads is not None and torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)

@@ -1,0 +1,485 @@
+"""The training run: resuming, splitting, stopping, and the files that it leaves."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from gpt_oss_stories.config import DataConfig, TrainingConfig, model_config
+from gpt_oss_stories.model.model_file import load_model_file
+from gpt_oss_stories.training import trainer
+from gpt_oss_stories.training.checkpoint import CheckpointError, list_states, read_state
+from gpt_oss_stories.training.distributed import DistributedError
+from gpt_oss_stories.training.memory import BatchPlan
+from gpt_oss_stories.training.metrics import read_metrics, series
+from gpt_oss_stories.training.plots import plot_training_curves
+from gpt_oss_stories.training.trainer import TrainingError, train
+
+NAMES = ("Mia", "Tom", "Anna", "Ben", "Lily", "Max")
+THINGS = ("ball", "kite", "boat", "drum", "cake")
+PLACES = ("in the garden", "by the sea", "under the bridge")
+
+
+@pytest.fixture(scope="module")
+def stories(tmp_path_factory):
+    """90 tiny stories; about four rows of 64 tokens hold a dozen of them."""
+    folder = tmp_path_factory.mktemp("stories")
+    texts = [
+        f"One day {name} lost a {thing} {place}. {name} looked and looked. At last the {thing} was there, "
+        f"and {name} was glad."
+        for name in NAMES
+        for thing in THINGS
+        for place in PLACES
+    ]
+    path = folder / "stories.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _quick_pictures(monkeypatch):
+    """Drawing takes longer than the training here; one test below draws."""
+
+    def draw(metrics, picture):
+        picture.parent.mkdir(exist_ok=True)
+        picture.write_bytes(b"picture")
+        return picture
+
+    monkeypatch.setattr(trainer, "plot_training_curves", draw)
+
+
+class Trial:
+    """Starts runs with small settings and remembers what they printed."""
+
+    def __init__(self, stories: Path, folder: Path) -> None:
+        self.stories, self.folder = stories, folder
+        self.printed = ""
+
+    def data(self, **changes):
+        settings = {
+            "dataset_path": str(self.stories),
+            "data_dir": str(self.stories.parent / "prepared"),
+            "vocabulary": "story",
+            "validation_fraction": 0.1,
+        }
+        return DataConfig(**{**settings, **changes})
+
+    def __call__(self, name="run", *, model=None, data=None, hook=None, **training):
+        settings = {
+            "max_iters": 6,
+            "batch_size": 4,
+            "train_length": 64,
+            "eval_interval": 100,
+            "save_interval": 100,
+            "log_interval": 1,
+            "use_mixed_precision": False,
+            "device": "cpu",
+            "learning_rate": 3e-3,
+        }
+        config = TrainingConfig(**{**settings, "checkpoint_dir": str(self.folder / name), **training})
+        small = {"vocab_size": 300, "n_layer": 2, "n_embd": 32, "head_dim": 8, "block_size": 64, "sliding_window": 16}
+        console = Console(file=io.StringIO(), width=400)
+        try:
+            return train(
+                model_config("nano", **{**small, **(model or {})}),
+                config,
+                self.data(**(data or {})),
+                console=console,
+                on_evaluation=hook,
+            )
+        finally:
+            self.printed = console.file.getvalue()
+
+
+@pytest.fixture
+def trial(stories, tmp_path):
+    return Trial(stories, tmp_path)
+
+
+def weights_of(result):
+    return load_model_file(result.best_model).weights
+
+
+def assert_same_weights(a, b):
+    left, right = weights_of(a), weights_of(b)
+    assert left.keys() == right.keys()
+    for name, tensor in left.items():
+        assert torch.equal(tensor, right[name]), name
+
+
+def send(number, at):
+    """A hook that sends this process a signal after the evaluation of one step."""
+
+    def hook(model, vocabulary, step):
+        if step == at:
+            os.kill(os.getpid(), number)
+
+    return hook
+
+
+def test_a_run_leaves_a_model_a_state_metrics_and_a_picture(trial, monkeypatch):
+    monkeypatch.setattr(trainer, "plot_training_curves", plot_training_curves)
+    result = trial(max_iters=12, eval_interval=4, save_interval=5)
+    assert result.complete
+    assert result.exit_code == 0
+    assert result.steps == 12
+    assert result.tokens_seen == 12 * 4 * 64
+    file = load_model_file(result.best_model)
+    assert file.config.vocab_size == file.vocabulary.size
+    assert file.provenance["step"] == 12
+    assert file.provenance["training_config"]["max_iters"] == 12
+    assert result.plot.read_bytes().startswith(b"\x89PNG")
+    assert [path.name for path in list_states(result.checkpoint_dir)] == ["state-00000012", "state-00000010"]
+    rows = read_metrics(result.checkpoint_dir / "metrics.jsonl")
+    steps, losses = series(rows, "loss_nats")
+    assert steps == list(range(1, 13))
+    assert losses[-1] < losses[0] - 0.5
+    assert series(rows, "validation_loss_nats")[0] == [4, 8, 12]
+    last = rows[-1]
+    assert last["validation_loss_nats"] == result.validation_loss == result.best_validation_loss
+    assert 0 < last["validation_bits_per_byte"] < last["validation_loss_nats"]
+    assert last["expert_load_max_over_mean"] >= 1 >= last["expert_load_min_over_mean"] >= 0
+    assert not list(result.checkpoint_dir.rglob(".*.part"))
+    assert not list(result.checkpoint_dir.glob(".saving*"))
+
+
+def test_bits_per_byte_by_hand(trial):
+    result = trial(max_iters=1)
+    prepared = trainer.prepare(trial.data())
+    file = load_model_file(result.best_model)
+    model, shard = file.build(), prepared.validation
+    nats = count = 0.0
+    model.requires_grad_(False)
+    for index in range(len(shard)):
+        begin, end = int(shard.offsets[index]), int(shard.offsets[index + 1])
+        tokens = torch.tensor([list(map(int, shard.tokens[begin:end]))])
+        logits = model.logits(tokens)[0, :-1].log_softmax(-1)
+        nats -= float(logits.gather(1, tokens[0, 1:, None]).sum())
+        count += sum(len(file.vocabulary.token_bytes(int(token))) for token in tokens[0, 1:])
+    assert result.validation_bits_per_byte == pytest.approx(nats / count / 0.6931471805599453, rel=1e-4)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(trial, optimizer):
+    # 17 training rows or so: 12 steps of 2 x 4 rows cross several epochs' borders.
+    options = {
+        "max_iters": 12,
+        "optimizer": optimizer,
+        "gradient_accumulation_steps": 2,
+        "eval_interval": 6,
+        "learning_rate_schedule": "cosine",
+        "model": {"multi_token_predict": 2},
+    }
+    whole = trial("whole", **options)
+    half = trial("parts", hook=send(signal.SIGTERM, at=6), **options)
+    assert (half.steps, half.complete, half.exit_code) == (6, False, 143)
+    rest = trial("parts", **options)
+    assert "resuming from" in trial.printed
+    assert rest.steps == 12
+    assert rest.complete
+    assert_same_weights(whole, rest)
+    left, right = (read_metrics(r.checkpoint_dir / "metrics.jsonl") for r in (whole, rest))
+    for name in ("loss_nats", "grad_norm", "learning_rate", "validation_loss_nats", "tokens_seen"):
+        assert series(left, name) == series(right, name)
+    assert read_state(whole.state).best_validation_loss == read_state(rest.state).best_validation_loss
+
+
+def test_an_interrupted_run_says_how_to_go_on_and_has_a_model(trial):
+    result = trial(max_iters=50, eval_interval=3, hook=send(signal.SIGINT, at=3))
+    assert result.exit_code == 130
+    assert result.steps == 3
+    assert "goes on from" in trial.printed
+    assert "SIGINT" in trial.printed
+    assert result.best_model.exists()
+    assert read_state(result.state).step == 3
+
+
+def test_handlers_are_restored(trial):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    trial(max_iters=1)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_a_complete_run_is_not_trained_again(trial):
+    first = trial(max_iters=2)
+    again = trial(max_iters=2)
+    assert "this run is complete" in trial.printed
+    assert again.complete
+    assert again.exit_code == 0
+    assert again.steps == 2
+    assert again.best_model == first.best_model
+    longer = trial(max_iters=4)
+    assert longer.steps == 4
+    assert "max_iters 2 -> 4" in trial.printed
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"seed": 5}, "seed 1337 -> 5"),
+        ({"model": {"n_embd": 48}}, "n_embd 32 -> 48"),
+        ({"data": {"validation_fraction": 0.2}}, "other data"),
+        ({"optimizer": "muon"}, "optimizer adamw -> muon"),
+        ({"resume": "never"}, "--resume never"),
+    ],
+)
+def test_another_run_moves_the_files_of_the_one_before_aside(trial, change, reason):
+    first = trial(max_iters=2)
+    model = first.best_model.read_bytes()
+    second = trial(max_iters=2, **change)
+    assert second.steps == 2
+    aside = first.checkpoint_dir / "previous-1"
+    assert reason in trial.printed
+    assert str(aside) in trial.printed
+    assert (aside / "best_model.pt").read_bytes() == model
+    assert {path.name for path in aside.iterdir()} == {"best_model.pt", "metrics.jsonl", "plots", "state-00000002"}
+    assert len(read_metrics(second.checkpoint_dir / "metrics.jsonl")) == 2
+
+
+def test_a_damaged_newest_state_gives_way_to_the_one_before(trial):
+    options = {"max_iters": 8, "save_interval": 2, "keep_states": 3}
+    whole = trial("whole", **options)
+    trial("damaged", **options)
+    newest = trial.folder / "damaged" / "state-00000008"
+    file = newest / "__0_0.distcp"
+    file.write_bytes(file.read_bytes()[:-100])
+    result = trial("damaged", **options)
+    assert "damaged" in trial.printed
+    assert "trying the state before it" in trial.printed
+    assert "state-00000006: step 6" in trial.printed
+    assert_same_weights(whole, result)
+    assert (trial.folder / "damaged" / "previous-1" / "state-00000008").is_dir()
+
+
+def test_resuming_from_a_path_goes_back_to_it(trial):
+    options = {"max_iters": 8, "save_interval": 2, "keep_states": 5}
+    whole = trial(**options)
+    weights = weights_of(whole)
+    result = trial(resume=str(trial.folder / "run" / "state-00000004"), **options)
+    assert "step 4" in trial.printed
+    assert all(torch.equal(weights[name], tensor) for name, tensor in weights_of(result).items())
+
+
+def test_a_path_that_does_not_fit_is_an_error_and_changes_nothing(trial):
+    first = trial(max_iters=2)
+    before = sorted(first.checkpoint_dir.rglob("*"))
+    with pytest.raises(CheckpointError, match=r"another run \(seed 1337 -> 9\)"):
+        trial(resume=str(first.state), seed=9)
+    with pytest.raises(CheckpointError, match="there is no training state"):
+        trial(resume=str(trial.folder / "nowhere"))
+    assert sorted(first.checkpoint_dir.rglob("*")) == before
+
+
+def test_an_evaluation_that_was_missed_is_made_up_for(trial):
+    def fail(model, vocabulary, step):
+        raise MemoryError("in the evaluation")
+
+    options = {"max_iters": 8, "eval_interval": 4, "save_interval": 4}
+    whole = trial("whole", **options)
+    with pytest.raises(MemoryError):
+        trial("parts", hook=fail, **options)
+    saved = read_state(trial.folder / "parts" / "state-00000004")
+    assert saved.step == 4, "the state is saved before the evaluation"
+    rest = trial("parts", **options)
+    assert read_state(rest.state).best_validation_loss == read_state(whole.state).best_validation_loss
+    assert_same_weights(whole, rest)
+
+
+def split_into(rows):
+    def plan(model, training, precision, **options):
+        return BatchPlan(rows=rows, recompute=rows == 1, estimate=None, available=None)
+
+    return plan
+
+
+def test_splitting_batches_and_recomputing_do_not_change_the_gradient(trial, monkeypatch):
+    losses, norms = [], []
+    for rows in (4, 2, 1):
+        monkeypatch.setattr(trainer, "plan_batch", split_into(rows))
+        result = trial(f"rows-{rows}", router_balance="none", model={"multi_token_predict": 2}, max_iters=4)
+        records = read_metrics(result.checkpoint_dir / "metrics.jsonl")
+        losses.append([row["loss_nats"] for row in records] + [row["multi_token_loss_nats"][0] for row in records])
+        norms.append([row["grad_norm"] for row in records])
+    for other in (1, 2):
+        assert losses[other] == pytest.approx(losses[0], abs=2e-4)
+        assert norms[other][:1] == pytest.approx(norms[0][:1], rel=1e-4)
+
+
+def test_accumulation_equals_a_larger_batch(trial):
+    large = trial("large", batch_size=4, router_balance="none", max_iters=4)
+    small = trial("small", batch_size=2, gradient_accumulation_steps=2, router_balance="none", max_iters=4)
+    left, right = (series(read_metrics(r.checkpoint_dir / "metrics.jsonl"), "loss_nats")[1] for r in (large, small))
+    assert right == pytest.approx(left, abs=2e-4)
+
+
+@pytest.mark.parametrize("place", ["loss", "gradient"])
+def test_what_is_not_finite_stops_the_run_before_the_weights_change(trial, monkeypatch, place):
+    seen = {}
+    original = trainer._Run._update
+
+    def poisoned(self, losses, factor):
+        if self.state.step == 2:
+            seen["before"] = [p.detach().clone() for p in self.model.parameters()]
+            seen["model"] = self.model
+            if place == "loss":
+                losses = [float("nan"), *losses[1:]]
+            else:
+                self.model.norm.weight.grad[3] = float("inf")
+        return original(self, losses, factor)
+
+    monkeypatch.setattr(trainer._Run, "_update", poisoned)
+    with pytest.raises(TrainingError, match=r"step 3: .*before the weights changed.*state-00000002") as caught:
+        trial(save_interval=2, grad_clip=1.0)
+    assert "\n" not in str(caught.value)
+    assert all(torch.equal(a, b) for a, b in zip(seen["before"], seen["model"].parameters(), strict=True))
+    assert read_state(trial.folder / "run" / "state-00000002").step == 2
+
+
+def test_overflow_under_gradient_scaling_skips_the_step(trial, monkeypatch):
+    scaled = trainer.Precision(torch.float32, True, "scaled for the test")
+    monkeypatch.setattr(trainer, "choose_precision", lambda device, mixed: scaled)
+    result = trial(max_iters=3)
+    rows = read_metrics(result.checkpoint_dir / "metrics.jsonl")
+    assert [row["skipped_steps"] for row in rows] == [0, 0, 0]
+    plain = trainer._Run._backward
+
+    def overflowing(self, *args):
+        answer = plain(self, *args)
+        if self.state.step == 1:
+            self.model.norm.weight.grad[0] = float("inf")
+        return answer
+
+    monkeypatch.setattr(trainer._Run, "_backward", overflowing)
+    result = trial("overflow", max_iters=3)
+    rows = read_metrics(result.checkpoint_dir / "metrics.jsonl")
+    assert [row["skipped_steps"] for row in rows] == [0, 1, 1]
+    assert rows[1]["loss_scale"] == rows[0]["loss_scale"] / 2
+    assert rows[1]["grad_norm"] is None
+
+
+def test_without_held_out_stories_the_last_model_is_kept(trial, tmp_path):
+    lonely = tmp_path / "one.jsonl"
+    lonely.write_text(json.dumps({"text": "Once there was a hen. " * 12}) + "\n")
+    result = trial(
+        max_iters=4, eval_interval=2, data={"dataset_path": str(lonely), "data_dir": str(tmp_path / "prepared")}
+    )
+    assert result.validation_loss is None
+    assert result.best_validation_loss is None
+    assert load_model_file(result.best_model).provenance["step"] == 4
+    assert series(read_metrics(result.checkpoint_dir / "metrics.jsonl"), "validation_loss_nats") == ([], [])
+
+
+def test_only_a_lower_loss_replaces_the_best_model(trial, monkeypatch):
+    losses = iter([3.0, 2.0, 2.5])
+    monkeypatch.setattr(trainer._Run, "evaluate", lambda self: trainer.Evaluation(next(losses), None, ()))
+    result = trial(max_iters=6, eval_interval=2)
+    assert load_model_file(result.best_model).provenance["step"] == 4
+    assert (result.best_validation_loss, result.validation_loss) == (2.0, 2.5)
+
+
+def test_a_time_limit_ends_the_run_with_a_decayed_learning_rate(trial):
+    result = trial(max_iters=10**6, max_seconds=2.0, learning_rate_schedule="linear", min_learning_rate_ratio=0.0)
+    assert result.complete
+    assert 2.0 <= result.training_seconds < 20.0
+    _, rates = series(read_metrics(result.checkpoint_dir / "metrics.jsonl"), "learning_rate")
+    assert max(rates) > 1.5e-3
+    assert rates[-1] < 1e-3
+    again = trial(max_iters=10**6, max_seconds=2.0, learning_rate_schedule="linear", min_learning_rate_ratio=0.0)
+    assert again.steps == result.steps
+    assert "complete" in trial.printed
+
+
+def test_biases_balance_the_router_instead_of_a_loss(trial):
+    result = trial(router_balance="bias", router_bias_rate=0.01, learning_rate=1e-6, max_iters=3)
+    bias = weights_of(result)["layers.0.experts.router.bias"]
+    assert bias.abs().max() > 0.005
+
+
+def test_a_row_longer_than_the_model_is_refused(trial):
+    with pytest.raises(TrainingError, match="train_length=128 is longer than the model's block_size=64"):
+        trial(train_length=128)
+
+
+def test_samples_are_shown(trial):
+    trial(max_iters=2, eval_interval=1, hook=lambda model, vocabulary, step: f"story of step {step}")
+    assert "story of step 1" in trial.printed
+    assert "story of step 2" in trial.printed
+
+
+def test_torchrun_without_the_flag_is_refused(trial, monkeypatch):
+    for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(DistributedError, match="--use-ddp"):
+        trial()
+
+
+def test_the_flag_without_torchrun_trains_in_one_process(trial):
+    assert trial(use_ddp=True, max_iters=1).complete
+    assert "torchrun" in trial.printed
+
+
+SCRIPT = """
+    import sys
+    from gpt_oss_stories.config import DataConfig, TrainingConfig, model_config
+    from gpt_oss_stories.training.trainer import train
+
+    if __name__ == "__main__":
+        train(
+            model_config("nano", vocab_size=300, n_layer=2, n_embd=32, head_dim=8, block_size=64, sliding_window=16),
+            TrainingConfig(max_iters=5, batch_size=2, gradient_accumulation_steps=2, train_length=64, eval_interval=5,
+                           save_interval=3, log_interval=1, use_mixed_precision=False, device="cpu", learning_rate=3e-3,
+                           use_ddp=True, router_balance="none", optimizer="muon", checkpoint_dir=sys.argv[1]),
+            DataConfig(dataset_path=sys.argv[2], data_dir=sys.argv[3], vocabulary="story", validation_fraction=0.1),
+        )
+"""
+
+
+def test_two_processes_equal_one_on_the_same_global_batch(trial, tmp_path):
+    data = trial.data()
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(SCRIPT))
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        str(script),
+        str(tmp_path / "two"),
+        data.dataset_path,
+        data.data_dir,
+    ]
+    paths = os.pathsep.join(path for path in sys.path if path)
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    one = trial(
+        "one",
+        max_iters=5,
+        batch_size=4,
+        gradient_accumulation_steps=2,
+        eval_interval=5,
+        router_balance="none",
+        optimizer="muon",
+        save_interval=3,
+    )
+    left, right = (read_metrics(folder / "metrics.jsonl") for folder in (one.checkpoint_dir, tmp_path / "two"))
+    for name in ("loss_nats", "grad_norm"):
+        (steps, values), (other_steps, others) = series(left, name), series(right, name)
+        assert steps == other_steps == [1, 2, 3, 4, 5]
+        assert others == pytest.approx(values, rel=1e-3), name
+    assert right[-1]["validation_loss_nats"] == pytest.approx(left[-1]["validation_loss_nats"], rel=1e-3)
+    assert right[-1]["tokens_seen"] == left[-1]["tokens_seen"]
+    state = read_state(tmp_path / "two" / "state-00000005")
+    assert state.world_size == 2
+    assert state.rows_seen == read_state(one.state).rows_seen
+    assert done.stderr.count("device cpu") == 1, "only the main process prints"
