@@ -201,9 +201,10 @@ def test_balance_loss_is_one_when_even_and_grows_with_imbalance():
     assert layer._routing(mixed, mixed.topk(1).indices, counted).balance.item() == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("chunk_logits", [1, 128 * 11, 2**26])
-def test_chunked_loss_equals_cross_entropy(monkeypatch, chunk_logits):
-    monkeypatch.setattr(loss_module, "CHUNK_LOGITS", chunk_logits)
+@pytest.mark.parametrize(("slice_logits", "narrowest"), [(1, 1), (1, 4), (300 * 5, 1), (2**22, 256)])
+def test_sliced_loss_equals_cross_entropy(monkeypatch, slice_logits, narrowest):
+    monkeypatch.setattr(loss_module, "SLICE_LOGITS", slice_logits)
+    monkeypatch.setattr(loss_module, "NARROWEST_SLICE", narrowest)
     tokens, width, vocabulary = 300, 6, 11
     hidden, table = randn(tokens, width), randn(vocabulary, width, seed=1)
     targets = torch.randint(0, vocabulary, (tokens,), generator=torch.Generator().manual_seed(2))
@@ -219,6 +220,19 @@ def test_chunked_loss_equals_cross_entropy(monkeypatch, chunk_logits):
         strict=True,
     ):
         torch.testing.assert_close(got, want)
+
+
+def test_gradients_of_a_mean_over_many_tokens_survive_in_float16():
+    """A weight of 1e-7 is below what float16 can hold; the loss must not put it there."""
+    hidden = randn(50, 8, dtype=torch.float32).detach().half().requires_grad_()
+    table = randn(11, 8, seed=1, dtype=torch.float32)
+    targets, weights = torch.arange(50) % 11, torch.full((50,), 1e-7)
+    total, _ = linear_cross_entropy(hidden, table, targets, weights)
+    got = torch.autograd.grad(total * 2.0**20, (hidden, table))
+    wide = hidden.detach().float().requires_grad_()
+    want = (F.cross_entropy(wide @ table.T, targets, reduction="none") * weights).sum()
+    for g, w in zip(got, torch.autograd.grad(want * 2.0**20, (wide, table)), strict=True):
+        assert (g.float() - w).norm() / w.norm() < 0.01
 
 
 def test_labels_by_hand():

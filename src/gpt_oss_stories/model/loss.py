@@ -1,74 +1,93 @@
 """Cross-entropy of a large vocabulary without ever holding all its logits.
 
-Axis letters:  N tokens   D model width   V vocabulary
+Axis letters:  N tokens   D model width   V vocabulary   S entries in a slice of the vocabulary
 
-The logits of 4,096 tokens over 201,088 entries are 3.3 GB in float32. Here they exist for one chunk of tokens at a
-time: the forward pass turns a chunk's logits into its loss and, in the same buffer, into the gradient of the logits,
-and from that accumulates the gradients of the hidden states and of the unembedding. The backward pass only scales
-them. (The idea is that of fused linear-cross-entropy kernels; see Liger Kernel, arXiv 2410.10989.)
+The logits of 4,096 tokens over 201,088 entries are 3.3 GB in float32. Here the vocabulary is walked twice, slice by
+slice, with all tokens: once to collect each token's log-sum-exp, as flash attention does over keys, and once more to
+turn the slice's logits, computed again, into their gradient and that into the gradients of the hidden states and of
+the slice's rows of the unembedding. Both passes stand in the forward pass; the backward pass only scales. A slice of
+logits is small enough to stay in the processor's cache, which makes up for the second product. (Losses that carry
+their gradient along: Liger Kernel, arXiv 2410.10989; the walk over slices: Cut Cross-Entropy, arXiv 2411.09009.)
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-CHUNK_LOGITS = 2**26
-"""Logits in one chunk at the most: 268 MB in float32, and half as much in a compute dtype of 16 bits."""
+from .pointwise import wide_dtype
+
+SLICE_LOGITS = 2**22
+"""Logits alive at a time, about: 17 MB in float32."""
+
+NARROWEST_SLICE = 256
+"""Vocabulary entries in a slice at the least, so that products stay matrix products however many tokens there are."""
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, unembedding: Tensor, targets: Tensor, weights: Tensor
+        ctx: Any, hidden_ND: Tensor, unembedding_VD: Tensor, targets_N: Tensor, weights_N: Tensor
     ) -> tuple[Tensor, Tensor]:
-        tokens, vocabulary = hidden.shape[0], unembedding.shape[0]
-        narrow = unembedding.to(hidden.dtype)
-        wide = torch.promote_types(hidden.dtype, torch.float32)
-        needs_grad = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        grad_hidden = torch.empty_like(hidden) if needs_grad else None
-        grad_unembedding = torch.zeros_like(unembedding) if needs_grad else None
-        nll = torch.empty(tokens, dtype=wide, device=hidden.device)
-        # A power of two, so that batches of many sizes share the shapes of their products.
-        chunk = max(128, 1 << (max(1, CHUNK_LOGITS // vocabulary)).bit_length() - 1)
-        # Buffers are made once: on a CPU the page faults of fresh ones would cost more than the arithmetic.
-        rows = min(chunk, tokens)
-        narrow_buffer = torch.empty(rows, vocabulary, dtype=hidden.dtype, device=hidden.device)
-        wide_buffer = narrow_buffer if wide == hidden.dtype else torch.empty_like(narrow_buffer, dtype=wide)
-        for begin in range(0, tokens, chunk):
-            part = slice(begin, min(begin + chunk, tokens))
-            size = part.stop - begin
-            logits_narrow, logits = narrow_buffer[:size], wide_buffer[:size]
-            torch.mm(hidden[part], narrow.T, out=logits_narrow)
-            if logits is not logits_narrow:
-                logits.copy_(logits_narrow)
-            target = targets[part, None]
-            target_logit = logits.gather(1, target)
-            highest = logits.amax(-1, keepdim=True)
-            exponentials = logits.sub_(highest).exp_()
-            total = exponentials.sum(-1, keepdim=True)
-            nll[part] = (total.log() + highest - target_logit)[:, 0]
-            if grad_hidden is not None and grad_unembedding is not None:
-                # d nll / d logits = softmax - one-hot, in the same buffer.
-                weight = weights[part, None].to(wide)
-                grad = exponentials.mul_(weight / total).scatter_add_(1, target, -weight)
-                grad_narrow = grad if grad.dtype == hidden.dtype else logits_narrow.copy_(grad)
-                torch.mm(grad_narrow, narrow, out=grad_hidden[part])
-                if grad_narrow.dtype == grad_unembedding.dtype:
-                    grad_unembedding.addmm_(grad_narrow.T, hidden[part])
-                else:
-                    grad_unembedding += grad_narrow.T @ hidden[part]
-        ctx.save_for_backward(grad_hidden, grad_unembedding)
-        ctx.mark_non_differentiable(nll)
-        return (nll * weights).sum(), nll
+        tokens, vocabulary = len(hidden_ND), len(unembedding_VD)
+        wide = wide_dtype(hidden_ND.dtype)
+        width = min(vocabulary, max(NARROWEST_SLICE, SLICE_LOGITS // max(tokens, 1)))
+        buffer = torch.empty(tokens * width, dtype=wide, device=hidden_ND.device)
+
+        def slices() -> Iterator[tuple[slice, Tensor, Tensor, Tensor, Tensor]]:
+            """Each slice's entries, rows of the unembedding, logits (N, S), and the targets that lie in it (N, 1)."""
+            for begin in range(0, vocabulary, width):
+                entries = slice(begin, min(begin + width, vocabulary))
+                rows_SD = unembedding_VD[entries].to(hidden_ND.dtype)
+                logits_NS = buffer[: tokens * len(rows_SD)].view(tokens, -1)
+                logits_NS.copy_(hidden_ND @ rows_SD.T)
+                inside_N1 = ((targets_N >= entries.start) & (targets_N < entries.stop))[:, None]
+                local_N1 = (targets_N - begin).clamp(0, len(rows_SD) - 1)[:, None]
+                yield entries, rows_SD, logits_NS, inside_N1, local_N1
+
+        highest_N1 = torch.full((tokens, 1), float("-inf"), dtype=wide, device=hidden_ND.device)
+        total_N1 = torch.zeros_like(highest_N1)
+        target_logit_N1 = torch.zeros_like(highest_N1)
+        for _, _, logits_NS, inside_N1, local_N1 in slices():
+            target_logit_N1 += torch.where(inside_N1, logits_NS.gather(1, local_N1), 0.0)
+            higher_N1 = torch.maximum(highest_N1, logits_NS.amax(-1, keepdim=True))
+            total_N1 *= (highest_N1 - higher_N1).exp_()
+            total_N1 += logits_NS.sub_(higher_N1).exp_().sum(-1, keepdim=True)
+            highest_N1 = higher_N1
+        lse_N1 = highest_N1 + total_N1.log()
+        nll_N = (lse_N1 - target_logit_N1)[:, 0]
+
+        grad_hidden = grad_unembedding = scale = None
+        if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
+            grad_hidden = torch.zeros(hidden_ND.shape, dtype=wide, device=hidden_ND.device)
+            grad_unembedding = torch.empty_like(unembedding_VD)
+            # Weights of at most one until the backward pass: in 16 bits a mean over many tokens would underflow.
+            scale = weights_N.max().clamp(min=torch.finfo(wide).tiny).to(wide)
+            weight_N1 = weights_N[:, None].to(wide) / scale
+            shift_N1 = lse_N1 - weight_N1.log()  # a weight of 0 shifts by infinity, and the gradient is 0
+            for entries, rows_SD, logits_NS, inside_N1, local_N1 in slices():
+                # d nll / d logits = softmax - one-hot, times the weight.
+                grad_NS = logits_NS.sub_(shift_N1).exp_()
+                grad_NS.scatter_add_(1, local_N1, torch.where(inside_N1, -weight_N1, 0.0))
+                narrow_NS = grad_NS.to(hidden_ND.dtype)
+                grad_hidden += narrow_NS @ rows_SD
+                grad_unembedding[entries] = narrow_NS.T @ hidden_ND
+        ctx.save_for_backward(grad_hidden, grad_unembedding, scale)
+        ctx.dtype, ctx.spent = hidden_ND.dtype, False
+        ctx.mark_non_differentiable(nll_N)
+        return (nll_N * weights_N).sum(), nll_N
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        grad_hidden, grad_unembedding = ctx.saved_tensors
-        scale = grads[0]
-        return grad_hidden * scale.to(grad_hidden.dtype), grad_unembedding.mul_(scale), None, None
+        if ctx.spent:
+            raise RuntimeError("this loss can go backward once: it scales its gradients in place to save memory")
+        ctx.spent = True
+        grad_hidden, grad_unembedding, scale = ctx.saved_tensors
+        factor = grads[0] * scale
+        return grad_hidden.mul_(factor).to(ctx.dtype), grad_unembedding.mul_(factor), None, None
 
 
 def linear_cross_entropy(
@@ -80,7 +99,7 @@ def linear_cross_entropy(
         hidden: (N, D), in the compute dtype.
         unembedding: (V, D); cast to the dtype of `hidden`.
         targets: (N,) int64 in [0, V); any valid id where the weight is 0.
-        weights: (N,) float32.
+        weights: (N,), not negative.
 
     Returns:
         scalar, differentiable once in `hidden` and `unembedding`; and each token's negative log-likelihood in nats,

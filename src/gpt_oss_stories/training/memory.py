@@ -17,7 +17,7 @@ import torch
 
 from ..config import ModelConfig, TrainingConfig
 from ..errors import StoryError
-from ..model.loss import CHUNK_LOGITS
+from ..model.loss import SLICE_LOGITS
 from ..model.transformer import StoryTransformer
 from .optimizer import MUON_ROLES, optimizer_bytes_per_parameter, parameter_roles
 from .precision import Precision
@@ -77,8 +77,7 @@ def estimate_memory(model: ModelConfig, training: TrainingConfig, precision: Pre
         optimizer += parameter.numel() * (hidden if roles[name] in MUON_ROLES else other)
     width = precision.dtype.itemsize
     table = model.vocab_size * model.n_embd
-    rows = max(128, CHUNK_LOGITS // model.vocab_size)
-    logits = rows * model.vocab_size * (4 + width)
+    logits = SLICE_LOGITS * (4 + 2 * width)
     casts = (count - table) * width if width < 4 else 0
     layer = _layer_bytes_per_token(model, width)
     layers = model.n_layer + model.multi_token_predict - 1
@@ -87,7 +86,7 @@ def estimate_memory(model: ModelConfig, training: TrainingConfig, precision: Pre
         gradients=4 * count,
         optimizer=optimizer,
         working=4 * table + casts + logits,
-        per_token=int(layers * layer + model.multi_token_predict * model.n_embd * 3 * width),
+        per_token=int(layers * layer + model.multi_token_predict * model.n_embd * (4 + 3 * width)),
         layer_per_token=int(layer),
     )
 

@@ -279,7 +279,7 @@ class _Run:
             self.parallel = DistributedDataParallel(
                 self.loss_module,
                 device_ids=[device] if device.type == "cuda" else None,
-                broadcast_buffers=False,
+                forward_sync_buffers=False,
                 gradient_as_bucket_view=True,
             )
         half = torch.bfloat16 if precision.dtype == torch.bfloat16 else torch.float32
