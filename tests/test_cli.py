@@ -182,6 +182,53 @@ def test_mistakes_are_answered_with_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
+def damaged_model(kind: str) -> bytes:
+    import io
+    import pickle
+
+    import torch
+
+    class Code:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (open, ("pwned", "w"))
+
+    if kind in ("empty", "bare code"):
+        return pickle.dumps(Code()) if kind == "bare code" else b""
+    file = io.BytesIO()
+    torch.save({"weights": Code() if kind == "code" else {}}, file)
+    return file.getvalue()[:-200] if kind == "cut short" else file.getvalue()
+
+
+@pytest.mark.parametrize("command", [["generate", "--model-path"], ["inspect"]], ids=lambda words: words[0])
+@pytest.mark.parametrize("kind", ["cut short", "code", "bare code", "empty", "foreign"])
+def test_a_bad_model_is_answered_with_one_line_and_left_alone(
+    command: list[str], kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    content = damaged_model(kind)
+    (tmp_path / "model.pt").write_bytes(content)
+    assert cli.main([*command, "model.pt"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: model.pt ")
+    assert captured.err.count("\n") == 1
+    assert (tmp_path / "model.pt").read_bytes() == content
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
+
+
+def test_an_empty_data_set_is_answered_with_an_error_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "none.jsonl").write_bytes(b"")
+    for command in ("prepare", "train"):
+        assert cli.main([command, "--dataset-path", "none.jsonl"]) == 2
+        last = capfd.readouterr().err.splitlines()[-1]
+        assert last.startswith("error: no stories in none.jsonl: empty")
+    assert not (tmp_path / "checkpoints").exists()
+    assert [path for path in (tmp_path / "data").iterdir() if path.is_dir()] == []
+
+
 def raising(error: BaseException) -> click.Command:
     def callback() -> None:
         raise error
@@ -362,6 +409,18 @@ def test_stories_go_from_prepare_to_train_to_generate(
     facts = json.loads(capfd.readouterr().out)
     assert facts["model_config"]["n_embd"] == 32
     assert facts["provenance"]["step"] == 2
+
+
+def test_samples_cannot_steer_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A young model writes any byte, those that clear the screen included."""
+    from types import SimpleNamespace
+
+    from gpt_oss_stories.generation import engine
+
+    teller = SimpleNamespace(tell=lambda prompt, settings: [SimpleNamespace(text="Once\x1b[2J\x07\nmore")])
+    monkeypatch.setattr(engine, "Storyteller", lambda model, vocabulary: teller)
+    sample: Any = cli._sample_story
+    assert sample(None, None, 0) == "Once\u241b[2J\u2407\nmore"
 
 
 def test_verify_passes_and_says_what_it_checked(capsys: pytest.CaptureFixture[str]) -> None:

@@ -119,10 +119,11 @@ def train(model_size: str, training_preset: str | None, dry_run: bool, **values:
 def _sample_story(model: StoryTransformer, vocabulary: Vocabulary, step: int) -> str:
     """What the model tells while it is being trained: the same beginning and the same seed each time."""
     from .generation.engine import DEFAULT_PROMPT, Storyteller
+    from .generation.output import harmless
 
     settings = GenerationConfig(max_tokens=SAMPLE_TOKENS, seed=0)
     (story,) = Storyteller(model, vocabulary).tell(DEFAULT_PROMPT, settings)
-    return story.text
+    return harmless(story.text)
 
 
 @stories.command(cls=GroupedCommand)

@@ -278,6 +278,13 @@ def test_typical_stories_waste_little(tmp_path):
     assert stream.padding_share < 0.03
 
 
+def test_a_late_batch_of_tiny_data_lies_in_a_late_epoch(tmp_path):
+    stream = BatchStream(make_shard(tmp_path, [5]), 8, 8)  # one row in each epoch
+    assert stream.epoch(500) == 4_000
+    assert equal(stream.batch(500), BatchStream(stream.shard, 8, 8).batch(500))
+    assert stream.epoch(3) == 24, "going back works too"
+
+
 def test_building_a_batch_is_cheap(tmp_path):
     """Far below a training step: 2 ms is the aim, ten times as much the alarm on a busy machine."""
     lengths = np.random.default_rng(0).integers(50, 400, 2000).tolist()

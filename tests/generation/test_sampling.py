@@ -58,6 +58,15 @@ def test_penalty_divides_positive_and_multiplies_negative_logits_of_seen_tokens(
     assert torch.equal(penalize_repetition(logits, seen, 2.0), expected)
 
 
+@pytest.mark.parametrize("penalty", [1e-300, 1e-40, 1e40, 1e300])
+def test_extreme_penalties_still_draw_a_token(penalty):
+    logits = torch.tensor([[2.0, 0.0, -3.0, 1.0]])
+    everything = torch.ones_like(logits, dtype=torch.bool)
+    penalized = penalize_repetition(logits, everything, penalty)
+    assert penalized.isfinite().all()
+    assert 0 <= draw(scale_temperature(penalized, 0.8), torch.tensor([0.999], dtype=torch.float64)).item() < 4
+
+
 def test_penalty_of_one_changes_nothing():
     logits = torch.tensor([[3.0, -2.0]])
     assert penalize_repetition(logits, torch.ones(1, 2, dtype=torch.bool), 1.0) is logits

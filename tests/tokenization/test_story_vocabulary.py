@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gpt_oss_stories.data.originals import original_stories
 from gpt_oss_stories.tokenization import (
     StoryVocabulary,
     TokenizationError,
@@ -28,7 +27,6 @@ CORPUS = (
     "One evening\nthe baker left 12 buns   on the step!\r\n\tJuniper counted them twice: 12... No, 11?!",
     "Naïve Zoë's café 龟 🐢🐢 — “hooray”, THE END. unbelievablyextraordinarily",
 )
-TINYSTORIES = Path(__file__).parents[3] / "shared" / "data" / "tinystories-train.jsonl"
 
 
 @functools.cache
@@ -62,9 +60,8 @@ def test_other_texts_come_back_unchanged(text: str) -> None:
     assert vocabulary.decode(vocabulary.encode(text)) == text
 
 
-@pytest.mark.skipif(not TINYSTORIES.exists(), reason="the TinyStories excerpt is not beside this checkout")
-def test_tinystories_are_cut_as_by_harmony() -> None:
-    texts = tuple(json.loads(line)["text"] for line in TINYSTORIES.read_text("utf-8").splitlines())
+def test_a_whole_collection_is_cut_as_by_harmony() -> None:
+    texts = tuple(story.text for story in original_stories())
     vocabulary, harmony = story_vocabulary(texts), harmony_vocabulary()
     plain = harmony.encode_batch(texts)
     assert [in_harmony_ids(vocabulary, text) for text in texts] == plain
@@ -72,7 +69,7 @@ def test_tinystories_are_cut_as_by_harmony() -> None:
     common = story_vocabulary(texts, min_count=5)
     growth = sum(map(len, common.encode_batch(texts))) / sum(map(len, plain))
     assert common.size < 0.65 * vocabulary.size
-    assert 1 < growth < 1.02
+    assert 1 < growth < 1.04
 
 
 def test_each_kept_token_is_merged_from_kept_tokens() -> None:

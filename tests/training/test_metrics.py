@@ -78,6 +78,13 @@ def test_other_files_are_refused(tmp_path, content, message):
     assert path.read_text() == content
 
 
+def test_bytes_that_are_no_text_are_refused(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step":1}\n\xff\n')
+    with pytest.raises(MetricsError, match="cannot be read"):
+        MetricsFile(path, resumed_step=1)
+
+
 def test_a_missing_file_says_so(tmp_path):
     with pytest.raises(MetricsError, match="is not there"):
         read_metrics(tmp_path / "metrics.jsonl")

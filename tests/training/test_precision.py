@@ -51,6 +51,12 @@ def test_auto_without_accelerators_is_the_cpu(monkeypatch):
     assert choose_device("auto") == torch.device("cpu")
 
 
+@pytest.mark.parametrize("name", ["auto:3", "mps:3", "cpu:1", "tpu"])
+def test_names_that_mean_no_device_are_one_clear_error(name):
+    with pytest.raises(DeviceError, match=f"device='{name}' is not auto, cpu, cuda, cuda:N or mps"):
+        choose_device(name)
+
+
 @pytest.mark.parametrize("name", ["cuda", "cuda:1"])
 def test_a_gpu_that_is_not_there_is_one_clear_error(monkeypatch, name):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

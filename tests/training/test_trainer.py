@@ -16,6 +16,8 @@ import torch
 from rich.console import Console
 
 from gpt_oss_stories.config import DataConfig, TrainingConfig, model_config
+from gpt_oss_stories.errors import StoryError
+from gpt_oss_stories.files import FileWriteError
 from gpt_oss_stories.model.model_file import load_model_file
 from gpt_oss_stories.training import trainer
 from gpt_oss_stories.training.checkpoint import CheckpointError, list_states, read_state
@@ -399,6 +401,13 @@ def test_a_time_limit_ends_the_run_with_a_decayed_learning_rate(trial):
     assert "complete" in trial.printed
 
 
+def test_a_run_that_the_clock_ended_at_a_saved_step_is_complete_too(trial):
+    options = {"max_iters": 10**6, "max_seconds": 0.5, "save_interval": 1}
+    first = trial(**options)
+    assert trial(**options).steps == first.steps
+    assert "this run is complete" in trial.printed
+
+
 def test_biases_balance_the_router_instead_of_a_loss(trial):
     result = trial(router_balance="bias", router_bias_rate=0.01, learning_rate=1e-6, max_iters=3)
     bias = weights_of(result)["layers.0.experts.router.bias"]
@@ -414,6 +423,40 @@ def test_samples_are_shown(trial):
     trial(max_iters=2, eval_interval=1, hook=lambda model, vocabulary, step: f"story of step {step}")
     assert "story of step 1" in trial.printed
     assert "story of step 2" in trial.printed
+
+
+def test_a_sample_that_cannot_be_told_does_not_end_the_run(trial):
+    def hook(model, vocabulary, step):
+        raise StoryError("the prompt is too long")
+
+    assert trial(max_iters=2, eval_interval=1, hook=hook).complete
+    assert trial.printed.count("no sample story: the prompt is too long") == 2
+
+
+def test_a_checkpoint_folder_that_cannot_be_made_is_one_clear_error(trial):
+    (trial.folder / "file").write_text("mine")
+    with pytest.raises(FileWriteError, match=r"cannot make the folder .*file.*--checkpoint-dir") as caught:
+        trial("file", max_iters=1)
+    assert "\n" not in str(caught.value)
+    assert (trial.folder / "file").read_text() == "mine"
+
+
+def test_a_run_that_the_clock_ends_after_an_evaluation_records_each_step_once(trial, monkeypatch):
+    over = trainer._Run._is_over
+    monkeypatch.setattr(trainer._Run, "_is_over", lambda self, seconds: self.state.step >= 2 or over(self, seconds))
+    result = trial(max_iters=100, eval_interval=2)
+    rows = read_metrics(result.checkpoint_dir / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2]
+    assert rows[-1]["loss_nats"] is not None
+    assert rows[-1]["validation_loss_nats"] == result.validation_loss
+
+
+def test_going_on_in_another_folder_leaves_a_model_there(trial, monkeypatch):
+    first = trial("first", max_iters=2)
+    monkeypatch.setattr(trainer._Run, "evaluate", lambda self: trainer.Evaluation(1e9, None, ()))
+    second = trial("second", max_iters=3, resume=str(first.state))
+    assert second.best_validation_loss == first.best_validation_loss
+    assert load_model_file(second.best_model).provenance["step"] == 3
 
 
 def test_torchrun_without_the_flag_is_refused(trial, monkeypatch):

@@ -11,6 +11,7 @@ can be made again from its number alone, by any number of processes.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
@@ -194,7 +195,7 @@ class BatchStream:
         self.world_size = world_size
         self.next_batch = 0
         """Number of the batch that iteration gives next."""
-        self._row_counts: list[int] = []  # rows of each epoch, as far as known
+        self._row_ends = [0]  # rows before each epoch, as far as known
         self._plans: dict[int, RowPlan] = {}
 
     @property
@@ -210,7 +211,7 @@ class BatchStream:
     @property
     def rows_per_epoch(self) -> int:
         """Rows of the first epoch; later ones differ by a few."""
-        return self._rows_in(0)
+        return self._plan(0).rows
 
     def batch(self, index: int) -> Batch:
         """Batch number `index`, counted from 0: a pure function of the number and of what the stream was made with."""
@@ -274,18 +275,12 @@ class BatchStream:
             self._plans[epoch] = plan
         return self._plans[epoch]
 
-    def _rows_in(self, epoch: int) -> int:
-        while len(self._row_counts) <= epoch:
-            self._row_counts.append(self._plan(len(self._row_counts)).rows)
-        return self._row_counts[epoch]
-
     def _locate(self, row: int) -> tuple[int, int]:
         """Epoch and row within it of a row in the sequence of all epochs."""
-        epoch = 0
-        while row >= (rows := self._rows_in(epoch)):
-            row -= rows
-            epoch += 1
-        return epoch, row
+        while row >= self._row_ends[-1]:
+            self._row_ends.append(self._row_ends[-1] + self._plan(len(self._row_ends) - 1).rows)
+        epoch = bisect_right(self._row_ends, row) - 1
+        return epoch, row - self._row_ends[epoch]
 
     def _row(self, number: int) -> tuple[RowPlan, int]:
         epoch, row = self._locate(number)

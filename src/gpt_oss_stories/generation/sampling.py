@@ -49,7 +49,11 @@ def penalize_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
     """
     if penalty == 1:
         return logits
-    return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
+    # Within float32's range, however extreme the penalty: infinities would make the probabilities NaN.
+    range_ = torch.finfo(torch.float32)
+    penalty = min(max(penalty, range_.tiny), range_.max)
+    penalized = torch.where(logits > 0, logits / penalty, logits * penalty).clamp(range_.min, range_.max)
+    return torch.where(seen, penalized, logits)
 
 
 def scale_temperature(logits: Tensor, temperature: float) -> Tensor:

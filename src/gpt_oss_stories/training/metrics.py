@@ -122,7 +122,10 @@ class MetricsFile:
 def _rows(path: Path) -> list[dict[str, Any]]:
     """The lines that are whole; a run that was killed while it wrote leaves half a line at the end."""
     rows = []
-    lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise MetricsError(f"{path} cannot be read: {error}; move it away to go on") from error
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)

@@ -48,6 +48,9 @@ def choose_device(name: str, *, local_rank: int = 0, processes: int = 1) -> torc
         name = "cuda" if torch.cuda.is_available() else "cpu"
         if name == "cpu" and processes == 1 and torch.backends.mps.is_available():
             name = "mps"
+    kind, colon, _ = name.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (colon and kind != "cuda"):
+        raise DeviceError(f"device={name!r} is not auto, cpu, cuda, cuda:N or mps")
     if name == "mps" and not torch.backends.mps.is_available():
         raise DeviceError("device='mps': this machine has no Apple GPU that torch can use; try --device cpu")
     if name.startswith("cuda"):

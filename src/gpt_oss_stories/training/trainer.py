@@ -39,6 +39,7 @@ from ..config import DataConfig, ModelConfig, TrainingConfig
 from ..data.batches import Batch, BatchStream, validation_batches
 from ..data.pipeline import PreparedData, prepare
 from ..errors import StoryError
+from ..files import FileWriteError
 from ..model.model_file import save_model
 from ..model.multi_token import targets_at_depth
 from ..model.pointwise import compile_kernels
@@ -306,6 +307,7 @@ class _Run:
         self.evaluation: Evaluation | None = None
         self.train_loss: float | None = None
         self.since = _Since()
+        self.recorded_step: int | None = None
         self.draw_not_before = 0.0
 
     # Setting up
@@ -459,7 +461,7 @@ class _Run:
             self.metrics: MetricsFile | None = None
             self.trackers = Trackers([], self.say)
             if self.processes.is_main:
-                self.directory.mkdir(parents=True, exist_ok=True)
+                self._make_directory()
                 self.metrics = MetricsFile(self.directory / METRICS_FILE, resumed_step=self.state.step)
                 stack.callback(self.metrics.close)
                 settings = {
@@ -487,6 +489,14 @@ class _Run:
         result = self._result(complete=True, exit_code=0)
         self._report_end(result)
         return result
+
+    def _make_directory(self) -> None:
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise FileWriteError(
+                f"cannot make the folder {self.directory}: {error.strerror or error}. Choose another --checkpoint-dir."
+            ) from error
 
     def _is_over(self, seconds: float) -> bool:
         limit = self.config.max_seconds
@@ -656,9 +666,12 @@ class _Run:
         """The end of a run: save, evaluate, record, draw."""
         if self.state_path != checkpoint.state_path(self.directory, self.state.step):
             self._save()
+        elif self.processes.is_main:  # saved right after the last step, before the clock was read again
+            checkpoint.update_state(self.state_path, training_seconds=self.state.training_seconds)
         if self.state.evaluated_step != self.state.step:
             self._evaluate_and_keep()
-        if self.since.steps or self.evaluation is not None:
+        # A run that ends by the clock may end right after a step that was evaluated and recorded.
+        if self.since.steps or (self.evaluation is not None and self.recorded_step != self.state.step):
             self._record(self.evaluation)
         self._draw()
 
@@ -703,7 +716,8 @@ class _Run:
             best = evaluation.loss_nats
         self.state = dataclasses.replace(self.state, best_validation_loss=best, evaluated_step=self.state.step)
         if self.processes.is_main:
-            if better:
+            # There may be none yet although an earlier model was better: that of a state from another folder.
+            if better or not (self.directory / MODEL_FILE).exists():
                 self._save_model(evaluation)
             if self.state_path == checkpoint.state_path(self.directory, self.state.step):
                 checkpoint.update_state(self.state_path, best_validation_loss=best, evaluated_step=self.state.step)
@@ -719,9 +733,14 @@ class _Run:
         if self.on_evaluation is None:
             return
         self.model.eval()
-        with torch.no_grad():
-            text = self.on_evaluation(self.model, self.data.vocabulary, self.state.step)
-        self.model.train()
+        try:
+            with torch.no_grad():
+                text = self.on_evaluation(self.model, self.data.vocabulary, self.state.step)
+        except StoryError as error:  # a context too short for the sample's beginning; training does not depend on it
+            self.say(f"no sample story: {error}", "yellow")
+            return
+        finally:
+            self.model.train()
         if text:
             self.say(text, "italic")
             self.trackers.text(self.state.step, text)
@@ -824,7 +843,7 @@ class _Run:
 
     def _record(self, evaluation: Evaluation | None) -> None:
         record = self._new_record(evaluation)
-        self.since = _Since()
+        self.since, self.recorded_step = _Since(), self.state.step
         if self.metrics is not None:
             self.metrics.write(record)
         self.trackers.log(record)
