@@ -298,6 +298,9 @@ class TrainingConfig(Config):
         "adamw", "adamw, or muon for the matrices and adamw for the rest.", choices=("adamw", "muon")
     )
     learning_rate: float = setting(3e-4, "Highest learning rate of AdamW.", above=0)
+    embedding_learning_rate: float | None = setting(
+        None, "Highest learning rate of the embedding table; learning_rate when not given.", above=0
+    )
     matrix_learning_rate: float = setting(0.02, "Highest learning rate of Muon.", above=0)
     learning_rate_schedule: str = setting(
         "cosine", "Decay after the warm-up.", choices=("cosine", "linear", "constant", "warmdown")
@@ -329,7 +332,7 @@ class TrainingConfig(Config):
         "Compute in bfloat16 where that is fast, in float16 with gradient scaling on GPUs that need it.",
         flag="mixed-precision",
     )
-    compile_model: bool = setting(False, "Compile the model's blocks with torch.compile.")
+    compile_model: bool = setting(False, "Compile the element-wise parts of the model with torch.compile.")
     use_ddp: bool = setting(False, "Train in several processes (start with torchrun).")
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps.")
     seed: int = setting(1337, "Seed of initialisation, data order and everything random.", minimum=0, maximum=2**63 - 1)
@@ -370,6 +373,12 @@ class DataConfig(Config):
     min_token_count: int = setting(1, "Story vocabulary: keep tokens seen at least this often.", minimum=1)
     storybook_stories: int = setting(
         30_000, "Stories that the built-in generator writes.", minimum=0, maximum=10_000_000
+    )
+    first_readers: int = setting(
+        30_000,
+        "Very short stories of the generator, which name the hero in nearly every sentence.",
+        minimum=0,
+        maximum=10_000_000,
     )
     storybook_seed: int = setting(0, "Seed of the built-in generator.", minimum=0, maximum=2**63 - 1)
     original_repeats: int = setting(
@@ -421,7 +430,8 @@ MODEL_SIZES: Mapping[str, Mapping[str, Any]] = types.MappingProxyType(
 TRAINING_PRESETS: Mapping[str, Mapping[str, Any]] = types.MappingProxyType(
     {
         "story": {
-            "max_iters": 3000, "batch_size": 8, "optimizer": "muon", "learning_rate": 3e-3,
+            "max_iters": 3000, "batch_size": 4, "optimizer": "muon", "learning_rate": 3e-3,
+            "embedding_learning_rate": 1e-2,
             "learning_rate_schedule": "warmdown", "min_learning_rate_ratio": 0.0,
             "eval_interval": 250, "save_interval": 250,
         },

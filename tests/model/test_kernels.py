@@ -51,7 +51,7 @@ def test_rotation_turns_halves_keeps_lengths_and_knows_only_distances():
     q, k = randn(1, 1, 1, 8, dtype=torch.float32).detach(), randn(1, 1, 1, 8, seed=1, dtype=torch.float32).detach()
 
     def at(x, position):
-        return rotate(x, *rope.at(torch.tensor([[position]]), torch.float32))
+        return rotate(x, *rope.at(torch.tensor([[position]]), position + 1, torch.float32))
 
     # Dimension i goes with i + head_dim / 2: at position 1, pair 0 turns by one radian.
     unit = torch.zeros(1, 1, 1, 8)

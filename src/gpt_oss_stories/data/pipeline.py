@@ -60,7 +60,7 @@ from .originals import ORIGINAL_STORIES_SHA256, original_stories
 from .records import StoryRecord
 from .shards import ShardCounts, ShardWriter, TokenShard, new_directory, read_manifest, write_manifest
 from .sources import DataError, ReadReport, StoryReader, clean_text, read_stories
-from .storybook import mix, write_story
+from .storybook import mix, write_first_reader, write_story
 
 PREPARATION_VERSION = 1
 """To be raised when the same stories and settings would give other shards; older ones are then prepared again."""
@@ -108,18 +108,21 @@ class _Rules:
 
 @dataclass(frozen=True, kw_only=True)
 class _Task:
-    """Stories for one worker: given ones, or numbers of storybook stories to write."""
+    """Stories for one worker: given ones, or numbers of storybook stories and first readers to write."""
 
     rules: _Rules
     records: tuple[StoryRecord, ...] = ()
     storybook_seed: int = 0
     numbers: range = range(0)
+    first_readers: range = range(0)
     repeats: int = 1
 
     def stories(self) -> Iterator[StoryRecord]:
         yield from self.records
         for number in self.numbers:
             yield write_story(mix(self.storybook_seed, number))
+        for number in self.first_readers:
+            yield write_first_reader(mix(self.storybook_seed, number))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -476,6 +479,8 @@ def _settings(config: DataConfig, tell: Progress) -> dict[str, Any]:
         return settings
     if config.storybook_stories:
         settings["storybook"] = [config.storybook_stories, config.storybook_seed, _storybook_version()]
+    if config.first_readers:
+        settings["first_readers"] = [config.first_readers, config.storybook_seed, _storybook_version()]
     if config.original_repeats:
         settings["originals"] = [config.original_repeats, ORIGINAL_STORIES_SHA256]
     return settings
@@ -576,6 +581,10 @@ def _tasks(config: DataConfig, reader: Iterable[StoryRecord] | None) -> Iterator
     numbers = range(config.storybook_stories)
     for start in range(0, len(numbers), TASK_STORIES):
         yield _Task(rules=rules, storybook_seed=config.storybook_seed, numbers=numbers[start : start + TASK_STORIES])
+    numbers = range(config.first_readers)
+    for start in range(0, len(numbers), TASK_STORIES):
+        chosen = numbers[start : start + TASK_STORIES]
+        yield _Task(rules=rules, storybook_seed=config.storybook_seed, first_readers=chosen)
     if config.original_repeats:
         originals = original_stories()
         for start in range(0, len(originals), TASK_STORIES):
@@ -590,7 +599,8 @@ def _prepare_into(
     reader = None if config.dataset_path is None else read_stories(config.dataset_path)
     total = None
     if reader is None:
-        total = config.storybook_stories + (len(original_stories()) if config.original_repeats else 0)
+        total = config.storybook_stories + config.first_readers
+        total += len(original_stories()) if config.original_repeats else 0
     spool_directory = part / "spool"
     spool_directory.mkdir()
     spool = _Spool(spool_directory)
@@ -636,7 +646,7 @@ def _prepare_into(
 def _why_none(config: DataConfig, dropped: Counter[str]) -> str:
     if dropped:
         return "all were dropped: " + "; ".join(f"{count:,} {reason}" for reason, count in dropped.items())
-    return f"storybook_stories={config.storybook_stories} and original_repeats={config.original_repeats} leave nothing"
+    return "storybook_stories, first_readers and original_repeats are all 0"
 
 
 def _write_shards(
@@ -700,10 +710,12 @@ def _summary(
         sources = []
         if config.storybook_stories:
             sources.append(f"{config.storybook_stories:,} stories of the storybook (seed {config.storybook_seed})")
+        if config.first_readers:
+            sources.append(f"{config.first_readers:,} first readers")
         if config.original_repeats:
             times = f", each told {config.original_repeats} times" if config.original_repeats > 1 else ""
             sources.append(f"{len(original_stories()):,} original stories{times}")
-        lines = [" and ".join(sources)]
+        lines = [", ".join(sources)]
     lines += [f"  dropped {count:,}: {reason}" for reason, count in spool.dropped.most_common()]
     asked = spool.on_request / len(spool.lengths)
     lines.append(f"{spool.stories:,} different stories; {asked:.0%} are told on request")

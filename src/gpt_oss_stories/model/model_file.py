@@ -70,7 +70,7 @@ def build_model(config: ModelConfig, weights: Mapping[str, Tensor], source: str)
     check_shapes({name: tuple(tensor.shape) for name, tensor in weights.items()}, model, source)
     state = {name: tensor.to(torch.float32) for name, tensor in weights.items()}
     model.load_state_dict(state, strict=True, assign=True)
-    model.rope = RotaryEmbedding(config)
+    model.rope = RotaryEmbedding(config)  # its table is no parameter, so it is still on the meta device
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     return model
@@ -181,11 +181,7 @@ def load_model_file(path: str | Path) -> ModelFile:
         )
     weights = contents.get("weights")
     if not isinstance(weights, dict) or not all(
-        isinstance(name, str)
-        and isinstance(tensor, Tensor)
-        and tensor.is_floating_point()
-        and tensor.layout == torch.strided
-        for name, tensor in weights.items()
+        isinstance(name, str) and _is_plain_tensor(tensor) for name, tensor in weights.items()
     ):
         raise ModelFileError(f"{path} is damaged: its weights are not a table of named tensors")
     try:
@@ -198,11 +194,28 @@ def load_model_file(path: str | Path) -> ModelFile:
         config = ModelConfig.from_dict(contents["config"])
     except (ConfigError, TypeError) as error:
         raise ModelFileError(f"{path}: its configuration cannot be used: {error}") from error
-    return ModelFile(
-        config=config,
-        vocabulary=vocabulary_from_dict(contents["vocabulary"]),
-        provenance=contents["provenance"],
-        weights=weights,
+    vocabulary = vocabulary_from_dict(contents["vocabulary"])
+    if vocabulary.size != config.vocab_size:
+        raise ModelFileError(f"{path}: its vocabulary has {vocabulary.size} tokens, its model {config.vocab_size}")
+    if not isinstance(contents["provenance"], dict):
+        raise ModelFileError(f"{path} is damaged: its provenance is not a table")
+    return ModelFile(config=config, vocabulary=vocabulary, provenance=contents["provenance"], weights=weights)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _is_plain_tensor(value: Any) -> bool:
+    """Whether it is a tensor that takes as much memory as its bytes in the file: a crafted one can look far larger, by
+    strides of zero."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and value.is_floating_point()
+        and value.is_contiguous()
+        and value.nbytes <= value.untyped_storage().nbytes()
     )
 
 
@@ -220,7 +233,10 @@ def _read_contents(path: Path) -> Any:
         raise ModelFileError(
             f"{path} was refused: it holds code or objects other than plain values and tensors, which are never run"
         ) from error
-    except RuntimeError as error:
-        raise ModelFileError(f"{path} is damaged or was cut short ({str(error).splitlines()[0]})") from error
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+        if isinstance(error, StoryError):
+            raise
+        # Whatever a flipped bit in the pickled table makes of it.
+        raise ModelFileError(f"{path} is damaged or was cut short ({_first_line(error)})") from error
     except OSError as error:
         raise ModelFileError(f"{path} cannot be read: {error.strerror or error}") from error

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def shift_left(tokens: Tensor, distance: int) -> Tensor:
     """Tokens moved `distance` places to the left, 0 where they run out; tokens: (batch, time)."""
-    return F.pad(tokens[:, distance:], (0, distance))
+    return F.pad(tokens[:, distance:], (0, distance))[:, : tokens.shape[1]]
 
 
 def targets_at_depth(

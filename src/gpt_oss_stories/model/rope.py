@@ -41,18 +41,29 @@ def inverse_frequencies(config: ModelConfig) -> tuple[Tensor, float]:
 
 
 class RotaryEmbedding(nn.Module):
-    """Table of cos and sin for every position up to `block_size`; has no parameters and is not in checkpoints."""
+    """Table of cos and sin by position; has no parameters and is not in checkpoints.
+
+    The table grows, in powers of two, with the positions that are asked for: a configuration may allow far longer
+    contexts than anybody uses.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        speeds, concentration = inverse_frequencies(config)
-        # float32 angles, like the reference: a float64 table would differ from it at far positions.
-        angles = torch.arange(config.block_size, dtype=torch.float32)[:, None] * speeds
-        self.register_buffer("cos", angles.cos() * concentration, persistent=False)
-        self.register_buffer("sin", angles.sin() * concentration, persistent=False)
+        self.config = config
+        self.register_buffer("cos", torch.empty(0, config.head_dim // 2), persistent=False)
+        self.register_buffer("sin", torch.empty(0, config.head_dim // 2), persistent=False)
         self.cos: Tensor
         self.sin: Tensor
 
-    def at(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """cos and sin at positions (...) int64, each (..., 1, head_dim / 2), to broadcast over heads."""
+    def _grow(self, length: int) -> None:
+        speeds, concentration = inverse_frequencies(self.config)
+        length = min(self.config.block_size, 1 << (length - 1).bit_length())
+        # float32 angles, like the reference: a float64 table would differ from it at far positions.
+        angles = (torch.arange(length, dtype=torch.float32)[:, None] * speeds).to(self.cos.device)
+        self.cos, self.sin = angles.cos() * concentration, angles.sin() * concentration
+
+    def at(self, positions: Tensor, longest: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """cos and sin at positions (...) int64 below `longest`, each (..., 1, head_dim / 2), to broadcast over heads."""
+        if longest > len(self.cos):
+            self._grow(longest)
         return self.cos[positions].unsqueeze(-2).to(dtype), self.sin[positions].unsqueeze(-2).to(dtype)

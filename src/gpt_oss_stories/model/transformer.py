@@ -92,7 +92,8 @@ class StoryTransformer(nn.Module):
     @torch.no_grad()
     def initialise(self, seed: int) -> None:
         """Draw the parameters: matrices with variance 1 / inputs, those that write to the residual stream smaller by
-        sqrt(2 n_layer) (GPT-2), tables with 0.02; norms 1, biases and sinks 0."""
+        sqrt(2 n_layer) (GPT-2); the embedding with a deviation of 0.3, so that what the first blocks write does not
+        drown which token it is, the unembedding with 0.02; norms 1, biases and sinks 0."""
         generator = torch.Generator().manual_seed(seed)
 
         def draw(parameter: Tensor, std: float) -> None:
@@ -101,7 +102,9 @@ class StoryTransformer(nn.Module):
         residual = (2 * self.config.n_layer) ** -0.5
         for name, parameter in self.named_parameters():
             module_name, _, leaf = name.rpartition(".")
-            if module_name in ("embedding", "unembedding"):
+            if module_name == "embedding":
+                draw(parameter, 0.02 if self.config.tie_embeddings else 0.3)
+            elif module_name == "unembedding":
                 draw(parameter, 0.02)
             elif leaf in ("gate_up_weight", "down_weight"):
                 draw(parameter, parameter.shape[1] ** -0.5 * (residual if leaf == "down_weight" else 1.0))
@@ -120,8 +123,8 @@ class StoryTransformer(nn.Module):
     def _embed(self, tokens: Tensor) -> Tensor:
         return F.embedding(tokens, self.embedding.weight).to(self.compute_dtype)
 
-    def _rotation(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        return self.rope.at(positions, self.compute_dtype)
+    def _rotation(self, positions: Tensor, longest: int) -> tuple[Tensor, Tensor]:
+        return self.rope.at(positions, longest, self.compute_dtype)
 
     def _run(self, block: nn.Module, *arguments: object) -> tuple[Tensor, Routing | None]:
         if self.recompute_blocks and torch.is_grad_enabled():
@@ -168,7 +171,7 @@ class StoryTransformer(nn.Module):
         """
         self._check_length(tokens)
         positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
-        hidden, _ = self._trunk(tokens, self._rotation(positions), None, None)
+        hidden, _ = self._trunk(tokens, self._rotation(positions, tokens.shape[1]), None, None)
         return self._unembed(hidden)
 
     def _unembed(self, hidden: Tensor) -> Tensor:
@@ -222,7 +225,7 @@ class StoryTransformer(nn.Module):
             layout = DocumentLayout.from_documents(documents)
             counted = documents >= 0
         positions = torch.arange(tokens.shape[1], device=tokens.device)[None] if layout is None else layout.positions
-        rotation = self._rotation(positions)
+        rotation = self._rotation(positions, tokens.shape[1])
 
         hidden, routings = self._trunk(tokens, rotation, layout, counted)
         predictors = [self.norm(hidden).flatten(0, 1)]
@@ -298,7 +301,8 @@ class StoryTransformer(nn.Module):
             ContextLengthError: a row would outgrow the cache.
         """
         step = cache.begin(tokens.shape[1], counts)
-        rotation = self._rotation(step.positions.clamp(max=self.config.block_size - 1))
+        # Padding may stand beyond the longest row; its angle does not matter.
+        rotation = self._rotation(step.positions.clamp(max=step.longest - 1), step.longest)
         x = self._embed(tokens)
         for index, layer in enumerate(self.layers):
             assert isinstance(layer, Block)

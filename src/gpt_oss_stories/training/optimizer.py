@@ -7,7 +7,8 @@ A parameter's name says what it does in the model, and its role decides how it i
 | matrix: attention, multi-token projection | Muon | AdamW | yes |
 | expert: stacked expert matrices | Muon, each expert by itself | AdamW | yes |
 | router | AdamW | AdamW | yes |
-| table: embedding, unembedding | AdamW | AdamW | no |
+| embedding | AdamW, with a rate of its own | the same | no |
+| unembedding | AdamW | AdamW | no |
 | vector: norms, biases, sinks | AdamW | AdamW | no |
 
 Every parameter has exactly one role; a name that no pattern or more than one pattern fits is an error, so a new part of
@@ -31,9 +32,10 @@ from torch import Tensor, nn
 from ..config import TrainingConfig
 
 ROLE_PATTERNS: Mapping[str, tuple[str, ...]] = {
-    "table": ("embedding.weight", "unembedding.weight"),
+    "embedding": ("embedding.weight",),
+    "unembedding": ("unembedding.weight",),
     "matrix": ("*.attention.qkv.weight", "*.attention.out.weight", "*.projection.weight"),
-    "expert": ("*.experts.gate_up_weight", "*.experts.up_weight", "*.experts.down_weight"),
+    "expert": ("*.experts.gate_up_weight", "*.experts.down_weight"),
     "router": ("*.router.weight",),
     "vector": ("norm.weight", "*norm.weight", "*bias", "*.sinks"),
 }
@@ -160,6 +162,12 @@ def _chunks(indices: Sequence[int], sizes: Sequence[int]) -> Iterable[list[int]]
         yield chunk
 
 
+def _adamw_group(role: str) -> str:
+    if role == "embedding":
+        return "embedding"
+    return "decayed" if role in DECAYED_ROLES else "plain"
+
+
 class StoryOptimizer:
     """AdamW for everything, or Muon for the matrices and AdamW for the rest, as one optimizer.
 
@@ -185,11 +193,13 @@ class StoryOptimizer:
             dtype=matrix_dtype,
         )
         self.by_adamw = {name: parameters[name] for name in self.roles if name not in by_muon}
+        self.embedding_learning_rate = config.embedding_learning_rate or config.learning_rate
         groups: list[dict[str, Any]] = []
-        for decayed in (True, False):
-            members = [p for name, p in self.by_adamw.items() if (self.roles[name] in DECAYED_ROLES) == decayed]
+        for kind in ("decayed", "plain", "embedding"):
+            members = [p for name, p in self.by_adamw.items() if _adamw_group(self.roles[name]) == kind]
             if members:
-                groups.append({"params": members, "weight_decay": config.weight_decay if decayed else 0.0})
+                decay = config.weight_decay if kind == "decayed" else 0.0
+                groups.append({"params": members, "weight_decay": decay, "kind": kind})
         device = next(iter(parameters.values())).device.type
         self.adamw = torch.optim.AdamW(
             groups,
@@ -214,7 +224,8 @@ class StoryOptimizer:
             factor: the schedule's share of the highest learning rates.
         """
         for group in self.adamw.param_groups:
-            group["lr"] = self.learning_rate * factor
+            highest = self.embedding_learning_rate if group["kind"] == "embedding" else self.learning_rate
+            group["lr"] = highest * factor
         self.adamw.step()
         self.muon.step(self.matrix_learning_rate * factor)
 

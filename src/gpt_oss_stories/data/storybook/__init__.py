@@ -3,6 +3,8 @@
     write_story(seed)           one story, a pure function of its seed
     write_stories(count, seed)  many different ones
 
+and the same for first readers, which are much shorter and name the hero in nearly every sentence (`first_readers`).
+
 A plot (package `plots`) is told about a hero, companions, a place and things (`world`) that one `Telling` holds. Its
 sentences are templates (`templates`) with alternative wordings; articles, pronouns and capitals are made to agree
 (`agreement`). The child's age sets length and complexity (`levels`). What the world state knows becomes the story's
@@ -15,30 +17,28 @@ from collections.abc import Iterator
 from hashlib import blake2b
 
 from ..records import StoryRecord
+from .first_readers import write_first_reader, write_first_readers
 from .levels import AGES, level_for_age
 from .plots import PLOTS, Plot
 from .questions import questions_for
 from .requests import request_for
+from .seeds import mix
 from .telling import Telling
 
-__all__ = ["PLOTS", "tell_story", "write_stories", "write_story"]
+__all__ = [
+    "PLOTS",
+    "mix",
+    "tell_story",
+    "write_first_reader",
+    "write_first_readers",
+    "write_stories",
+    "write_story",
+]
 
 LICENSE = "CC0-1.0"
 
-_MASK = (1 << 64) - 1
 _MOST_TRIES = 100
 _LEAST_NAMINGS = 4
-
-
-def mix(*numbers: int) -> int:
-    """One well-spread 64-bit number from several, the same on every machine (splitmix64, Steele et al. 2014)."""
-    state = 0
-    for number in numbers:
-        state = (state ^ (number & _MASK)) + 0x9E3779B97F4A7C15 & _MASK
-        state = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
-        state = (state ^ (state >> 27)) * 0x94D049BB133111EB & _MASK
-        state ^= state >> 31
-    return state
 
 
 def tell_story(seed: int) -> tuple[Telling, Plot]:
