@@ -8,7 +8,7 @@ venv="$project/.venv"
 bin="$venv/bin"
 log="logs/setup.log"
 stamp="$venv/installed-from"  # holds the fingerprint of what was installed; written last, so half an installation has none
-story_seconds=220
+story_seconds=235
 
 usage() {
     cat <<'TEXT'

@@ -370,7 +370,11 @@ class DataConfig(Config):
         "harmony: all 201,088 tokens; story: the tokens that the stories use, renumbered.",
         choices=("harmony", "story"),
     )
-    min_token_count: int = setting(1, "Story vocabulary: keep tokens seen at least this often.", minimum=1)
+    min_token_count: int | None = setting(
+        None,
+        "Story vocabulary: keep tokens seen at least this often; when not given 1, or 10 for the built-in stories.",
+        minimum=1,
+    )
     storybook_stories: int = setting(
         30_000, "Stories that the built-in generator writes.", minimum=0, maximum=10_000_000
     )
@@ -390,6 +394,14 @@ class DataConfig(Config):
     validation_fraction: float = setting(0.02, "Share of the stories held out for evaluation.", above=0, maximum=0.5)
     max_story_characters: int = setting(1_000_000, "Longer stories are dropped and counted.", minimum=1)
     data_seed: int = setting(0, "Seed of what is random in preparation (requests, dropped fields).", minimum=0)
+
+    @property
+    def token_count_floor(self) -> int:
+        """How often a token must be seen to be in a story vocabulary: `min_token_count`, or 1, or 10 for the built-in
+        stories, in which words that few of the written stories use would double the vocabulary."""
+        if self.min_token_count is not None:
+            return self.min_token_count
+        return 10 if self.dataset_path is None else 1
 
 
 @dataclass(frozen=True, kw_only=True)

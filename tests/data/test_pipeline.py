@@ -316,7 +316,7 @@ def test_what_was_skipped_and_dropped_is_told_and_kept(config):
         ([], {}, r"no stories in .*stories\.jsonl: empty"),
         ([{"text": None}], {}, r"no stories in .*1 'text' is not a text \(stories.jsonl:1\)"),
         (["a long story"], {"max_story_characters": 5}, "no stories to train on: all were dropped: 1 longer than 5"),
-        ([], {"dataset_path": None, "storybook_stories": 0, "original_repeats": 0}, "storybook_stories=0 and"),
+        ([], {"dataset_path": None, "storybook_stories": 0, "first_readers": 0, "original_repeats": 0}, "all 0"),
         ([], {"dataset_path": "/nowhere/x.jsonl"}, "/nowhere/x.jsonl does not exist"),
     ],
     ids=["empty", "only bad", "all dropped", "nothing asked for", "missing"],
@@ -330,7 +330,11 @@ def test_no_stories_is_one_clear_line_and_leaves_nothing(config, rows, changes, 
 
 
 def test_original_stories_are_repeated_in_training_only(config):
-    data = prepare(config.replace(dataset_path=None, storybook_stories=0, original_repeats=2, request_fraction=0.5))
+    data = prepare(
+        config.replace(
+            dataset_path=None, storybook_stories=0, first_readers=0, original_repeats=2, request_fraction=0.5
+        )
+    )
     held = len(data.validation)
     assert len(data.train) == 2 * (1299 - held)
     assert 200 < held < 320
@@ -342,11 +346,12 @@ def test_original_stories_are_repeated_in_training_only(config):
 
 
 def test_the_default_is_storybook_and_original_stories(config):
-    default = config.replace(dataset_path=None, storybook_stories=60, storybook_seed=5)
+    default = config.replace(dataset_path=None, storybook_stories=60, first_readers=20, storybook_seed=5)
     data = prepare(default)
-    assert len(data.train) + len(data.validation) == 60 + 1299
-    assert "60 stories of the storybook (seed 5) and 1,299 original stories" in data.summary
+    assert len(data.train) + len(data.validation) == 60 + 20 + 1299
+    assert "60 stories of the storybook (seed 5), 20 first readers, 1,299 original stories" in data.summary
     assert prepare(default.replace(storybook_seed=6)).fingerprint != data.fingerprint
+    assert prepare(default.replace(first_readers=21)).fingerprint != data.fingerprint
     assert prepare(default.replace(original_repeats=0)).fingerprint != data.fingerprint
 
 

@@ -465,7 +465,7 @@ def _settings(config: DataConfig, tell: Progress) -> dict[str, Any]:
         "data_seed": config.data_seed,
     }
     if config.vocabulary == "story":
-        settings["min_token_count"] = config.min_token_count
+        settings["min_token_count"] = config.token_count_floor
     if config.dataset_path is not None:
         reader = read_stories(config.dataset_path)
         settings["files"] = []
@@ -667,7 +667,7 @@ def _write_shards(
             counts += np.bincount(tokens, minlength=harmony.size)
         used = np.flatnonzero(counts)
         vocabulary = build_story_vocabulary(
-            dict(zip(used.tolist(), counts[used].tolist(), strict=True)), config.min_token_count
+            dict(zip(used.tolist(), counts[used].tolist(), strict=True)), config.token_count_floor
         )
     spelled_bytes = np.asarray([len(harmony.token_bytes(id)) for id in range(harmony.size)], dtype=np.int64)
     respeller = _Respeller(harmony, vocabulary, spelled_bytes == 0)

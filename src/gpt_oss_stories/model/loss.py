@@ -37,13 +37,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
         width = min(vocabulary, max(NARROWEST_SLICE, SLICE_LOGITS // max(tokens, 1)))
         buffer = torch.empty(tokens * width, dtype=wide, device=hidden_ND.device)
 
-        def slices() -> Iterator[tuple[slice, Tensor, Tensor, Tensor, Tensor]]:
+        single = width == vocabulary  # the only slice need not be computed again: the buffer holds exp(logit - highest)
+
+        def slices(again: bool = False) -> Iterator[tuple[slice, Tensor, Tensor, Tensor, Tensor]]:
             """Each slice's entries, rows of the unembedding, logits (N, S), and the targets that lie in it (N, 1)."""
             for begin in range(0, vocabulary, width):
                 entries = slice(begin, min(begin + width, vocabulary))
                 rows_SD = unembedding_VD[entries].to(hidden_ND.dtype)
                 logits_NS = buffer[: tokens * len(rows_SD)].view(tokens, -1)
-                logits_NS.copy_(hidden_ND @ rows_SD.T)
+                if not (single and again):
+                    logits_NS.copy_(hidden_ND @ rows_SD.T)
                 inside_N1 = ((targets_N >= entries.start) & (targets_N < entries.stop))[:, None]
                 local_N1 = (targets_N - begin).clamp(0, len(rows_SD) - 1)[:, None]
                 yield entries, rows_SD, logits_NS, inside_N1, local_N1
@@ -68,9 +71,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
             scale = weights_N.max().clamp(min=torch.finfo(wide).tiny).to(wide)
             weight_N1 = weights_N[:, None].to(wide) / scale
             shift_N1 = lse_N1 - weight_N1.log()  # a weight of 0 shifts by infinity, and the gradient is 0
-            for entries, rows_SD, logits_NS, inside_N1, local_N1 in slices():
+            for entries, rows_SD, logits_NS, inside_N1, local_N1 in slices(again=True):
                 # d nll / d logits = softmax - one-hot, times the weight.
-                grad_NS = logits_NS.sub_(shift_N1).exp_()
+                grad_NS = logits_NS.mul_(weight_N1 / total_N1) if single else logits_NS.sub_(shift_N1).exp_()
                 grad_NS.scatter_add_(1, local_N1, torch.where(inside_N1, -weight_N1, 0.0))
                 narrow_NS = grad_NS.to(hidden_ND.dtype)
                 grad_hidden += narrow_NS @ rows_SD

@@ -49,18 +49,21 @@ def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
 # Clamped SwiGLU of gpt-oss: g sigmoid(alpha g) (u + 1), with g <= limit and -limit <= u <= limit.
 
 
+# With a = alpha g, it is silu(a) (u + 1) / alpha: torch has fast loops for silu, for clamp, and for their derivatives.
+
+
 def _swiglu(gate: Tensor, up: Tensor, alpha: float, limit: float) -> Tensor:
-    gate, up = gate.clamp(max=limit), up.clamp(min=-limit, max=limit)
-    return gate * torch.sigmoid(alpha * gate) * (up + 1)
+    silu = torch.nn.functional.silu(gate.clamp(max=limit) * alpha)
+    return silu * up.clamp(min=-limit, max=limit).add_(1).mul_(1 / alpha)
 
 
 def _swiglu_backward(grad: Tensor, gate: Tensor, up: Tensor, alpha: float, limit: float) -> tuple[Tensor, Tensor]:
-    gate_in, up_in = gate <= limit, up.abs() <= limit
-    gate, up = gate.clamp(max=limit), up.clamp(min=-limit, max=limit)
-    sigmoid = torch.sigmoid(alpha * gate)
-    swish = gate * sigmoid
-    grad_gate = grad * (up + 1) * (sigmoid + alpha * swish * (1 - sigmoid)) * gate_in
-    return grad_gate, grad * swish * up_in
+    scaled = gate.clamp(max=limit) * alpha
+    grad_up = torch.nn.functional.silu(scaled).mul_(grad).mul_(1 / alpha)
+    grad_gate = torch.ops.aten.silu_backward(up.clamp(min=-limit, max=limit).add_(1).mul_(grad), scaled)
+    # The derivative of a clamp: the gradient inside, 0 outside.
+    clamped = torch.ops.aten.hardtanh_backward
+    return clamped(grad_gate, gate, float("-inf"), limit), clamped(grad_up, up, -limit, limit)
 
 
 # Rotation of the pairs (i, i + head_dim / 2); its derivative is the rotation by the opposite angle.

@@ -63,7 +63,7 @@ class RotaryEmbedding(nn.Module):
         self.cos, self.sin = angles.cos() * concentration, angles.sin() * concentration
 
     def at(self, positions: Tensor, longest: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """cos and sin at positions (...) int64 below `longest`, each (..., 1, head_dim / 2), to broadcast over heads."""
+        """cos and sin at positions (...) int64 below `longest`: (..., 1, head_dim / 2), to broadcast over heads."""
         if longest > len(self.cos):
             self._grow(longest)
         return self.cos[positions].unsqueeze(-2).to(dtype), self.sin[positions].unsqueeze(-2).to(dtype)
