@@ -429,7 +429,7 @@ MODEL_SIZES: Mapping[str, Mapping[str, Any]] = types.MappingProxyType(
     {
         "nano": {
             "n_layer": 4, "n_head": 4, "n_kv_head": 2, "n_embd": 128, "head_dim": 32, "block_size": 512,
-            "num_experts": 4, "sliding_window": 64,
+            "num_experts": 4, "sliding_window": 64, "tie_embeddings": True,
         },
         "tiny": {"n_layer": 6, "n_head": 8, "n_embd": 512, "block_size": 2048, "num_experts": 4},
         "small": {"n_layer": 12, "n_head": 12, "n_embd": 768, "block_size": 4096, "num_experts": 8},
@@ -437,7 +437,8 @@ MODEL_SIZES: Mapping[str, Mapping[str, Any]] = types.MappingProxyType(
         "large": {"n_layer": 36, "n_head": 20, "n_embd": 1280, "block_size": 8192, "num_experts": 32},
     }
 )  # fmt: skip
-"""The fields of `ModelConfig` that make up each size. `nano` is for two-core machines and tests."""
+"""The fields of `ModelConfig` that make up each size. `nano` is for two-core machines and tests; with tied tables it
+learns to copy names several times sooner (docs/story-model.md)."""
 
 TRAINING_PRESETS: Mapping[str, Mapping[str, Any]] = types.MappingProxyType(
     {

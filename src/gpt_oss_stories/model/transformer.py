@@ -93,7 +93,7 @@ class StoryTransformer(nn.Module):
     def initialise(self, seed: int) -> None:
         """Draw the parameters: matrices with variance 1 / inputs, those that write to the residual stream smaller by
         sqrt(2 n_layer) (GPT-2); the embedding with a deviation of 0.3, so that what the first blocks write does not
-        drown which token it is, the unembedding with 0.02; norms 1, biases and sinks 0."""
+        drown which token it is, the unembedding with 0.02, one table for both with 0.1; norms 1, biases and sinks 0."""
         generator = torch.Generator().manual_seed(seed)
 
         def draw(parameter: Tensor, std: float) -> None:
@@ -103,7 +103,7 @@ class StoryTransformer(nn.Module):
         for name, parameter in self.named_parameters():
             module_name, _, leaf = name.rpartition(".")
             if module_name == "embedding":
-                draw(parameter, 0.02 if self.config.tie_embeddings else 0.3)
+                draw(parameter, 0.1 if self.config.tie_embeddings else 0.3)
             elif module_name == "unembedding":
                 draw(parameter, 0.02)
             elif leaf in ("gate_up_weight", "down_weight"):
