@@ -372,14 +372,14 @@ class DataConfig(Config):
     )
     min_token_count: int | None = setting(
         None,
-        "Story vocabulary: keep tokens seen at least this often; when not given 1, or 10 for the built-in stories.",
+        "Story vocabulary: keep tokens seen at least this often; when not given 1, or 25 for the built-in stories.",
         minimum=1,
     )
     storybook_stories: int = setting(
         30_000, "Stories that the built-in generator writes.", minimum=0, maximum=10_000_000
     )
     first_readers: int = setting(
-        30_000,
+        20_000,
         "Very short stories of the generator, which name the hero in nearly every sentence.",
         minimum=0,
         maximum=10_000_000,
@@ -397,11 +397,11 @@ class DataConfig(Config):
 
     @property
     def token_count_floor(self) -> int:
-        """How often a token must be seen to be in a story vocabulary: `min_token_count`, or 1, or 10 for the built-in
+        """How often a token must be seen to be in a story vocabulary: `min_token_count`, or 1, or 25 for the built-in
         stories, in which words that few of the written stories use would double the vocabulary."""
         if self.min_token_count is not None:
             return self.min_token_count
-        return 10 if self.dataset_path is None else 1
+        return 25 if self.dataset_path is None else 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -446,7 +446,7 @@ TRAINING_PRESETS: Mapping[str, Mapping[str, Any]] = types.MappingProxyType(
             "max_iters": 3000, "batch_size": 4, "optimizer": "muon", "learning_rate": 3e-3,
             "embedding_learning_rate": 1e-2,
             "learning_rate_schedule": "warmdown", "min_learning_rate_ratio": 0.0,
-            "eval_interval": 250, "save_interval": 250,
+            "eval_interval": 500, "save_interval": 500,
         },
         "debug": {"max_iters": 1_000, "batch_size": 4},
         "fast": {"max_iters": 10_000, "batch_size": 8},

@@ -17,7 +17,7 @@ from hashlib import blake2b
 from ...tokenization.conversation import Question, StoryRequest
 from ..records import StoryRecord
 from .agreement import HE, SHE, polish, with_article
-from .lexicon import BOYS, COLOURS, GIRLS, words_for
+from .lexicon import BOYS, COLOURS, FRIEND_BOYS, FRIEND_GIRLS, GIRLS, words_for
 from .seeds import mix
 from .templates import compile_template, render
 from .world import ANIMALS, BOY, GIRL
@@ -75,12 +75,12 @@ TRYING = (
 )
 SHARING = (
     "{N} had {a_food}. {N} was [hungry|very hungry].",
-    "{A_friend} came by. The {friend} looked at {N}. The {friend} looked at the {food}.",
-    '"Are you hungry too?" asked {N}. The {friend} nodded.',
+    "{A_friend} came by. {Friend} looked at {N}. {Friend} looked at the {food}.",
+    '"Are you hungry too?" asked {N}. {Friend} nodded.',
     "?{N} thought. {N} looked at the {food}.",
     '{N} broke the {food} in two. "One for you," said {N}, "and one for me."',
-    '"Thank you, {N}," said the {friend}.',
-    "[{N} and the {friend} ate and ate.|{N} was happy, and so was the {friend}.|Now {N} had a friend.]",
+    '"Thank you, {N}," said {friend}.',
+    "[{N} and {friend} ate and ate.|{N} was happy, and so was {friend}.|Now {N} had a friend.]",
 )
 HIDING = (
     "{N} [hid|went to hide]. Where was {N}?",
@@ -89,29 +89,29 @@ HIDING = (
     "Was {N} {spot3}? Yes! There was {N}!",
     '"You found me," [laughed|said] {N}. "Now you hide!"',
     "{N} counted. [One, two, three.|One, two, three, four, five.] And {N} looked for {a_friend}.",
-    "[{N} found the {friend} {spot}.|{N} saw the {friend} at once.]",
+    "[{N} found {friend} {spot}.|{N} saw {friend} at once.]",
 )
 WEATHER = (
     "It [rained|rained and rained] on {N}. {N} was wet.",
     "{N} had {a_colour_thing}. The {thing} was wet too.",
     '"Come in, {thing}," said {N}. {N} took the {thing} [home|in].',
-    '?{A_friend} knocked. "May I come in, {N}?" asked the {friend}. "Yes," said {N}.',
+    '?{A_friend} knocked. "May I come in, {N}?" asked {friend}. "Yes," said {N}.',
     "{N} looked out. [Drip, drop.|Plip, plop.] {N} waited.",
     'Then the sun came out. "[Sun|Hello, sun]!" [cried|called] {N}.',
     "[{N} ran out with the {thing}.|Splash! {N} jumped into a puddle.|{N} was warm and dry.]",
 )
 GIFT = (
     "{N} had {a_colour_thing}. {A_friend} had no {thing}.",
-    "{The_friend} looked sad. {N} saw it.",
+    "{Friend} looked sad. {N} saw it.",
     '"Here," said {N}. "You can have the {thing}[| today]."',
-    '"For me, {N}?" asked the {friend}. "For you," said {N}.',
-    "?The {friend} hugged {N}. {N} hugged the {friend}.",
-    "[Next day the {friend} came to {N}.|In the morning the {friend} came back to {N}.] The {friend} had {a_food}.",
-    '"This is for {N}," said the {friend}. [{N} laughed.|{N} was happy.]',
+    '"For me, {N}?" asked {friend}. "For you," said {N}.',
+    "?{Friend} hugged {N}. {N} hugged {friend}.",
+    "[Next day {friend} came to {N}.|In the morning {friend} came back to {N}.] {Friend} had {a_food}.",
+    '"This is for {N}," said {friend}. [{N} laughed.|{N} was happy.]',
 )
 SLEEPY = (
     "{N} was tired. But {N} was not in bed.",
-    "{N} said good night to the {thing}. {N} said good night to the {friend}.",
+    "{N} said good night to the {thing}. {N} said good night to {friend}.",
     "?{N} said good night to the moon.",
     '"Now go to bed, {N}," said [Mama|Papa|Grandma|Grandpa].',
     '"I am not tired," said {N}, and {N} yawned.',
@@ -130,7 +130,12 @@ SCRIPTS = {
 }
 """What happens in a first reader, by its theme."""
 
-MOOD_LINE = '[{N} was {mood}.|How {mood} {N} was!|"I am {mood}," said {N}.]'
+ASIDES = (
+    '[{N} was {mood}.|How {mood} {N} was!|"I am {mood}," said {N}.]',
+    "{N} [shook {his} head|rubbed {his} eyes|washed {his} face|scratched {his} ear|put on {his} hat]. {He} was {mood}.",
+    "{N} [looked at {his} feet|smiled to {himself}|shut {his} eyes], and {he} [was {mood}|waited|laughed].",
+)
+"""Said now and then between the lines; two of them so that a name and its pronouns are learned together."""
 
 
 def write_first_reader(seed: int) -> StoryRecord:
@@ -141,12 +146,18 @@ def write_first_reader(seed: int) -> StoryRecord:
     kind = random.choice((*ANIMALS, GIRL if girl else BOY, GIRL if girl else BOY)).name
     theme = random.choice(tuple(SCRIPTS))
     colour, thing, friend, food = (random.choice(pool) for pool in (COLOURS, THINGS, FRIENDS, FOODS))
+    pronouns = SHE if girl else HE
+    # A friend with a name has the other pronoun, as in the longer stories.
+    friend_name = random.choice(FRIEND_BOYS if girl else FRIEND_GIRLS) if random.random() < 0.5 else None
     spots, deeds = random.sample(SPOTS, 3), random.sample(DEEDS, 3)
     look = random.choice(("little", "small", "young", "merry", "cheerful"))
     slots = {
         "N": name, "look": look, "kind": kind, "colour": colour, "thing": thing, "mood": random.choice(MOODS),
-        "a_colour_thing": with_article(f"{colour} {thing}"), "friend": friend, "a_friend": with_article(friend),
-        "the_friend": f"the {friend}", "food": food.rsplit(" ", 1)[-1], "a_food": with_article(food),
+        "a_colour_thing": with_article(f"{colour} {thing}"),
+        "friend": friend_name or f"the {friend}",
+        "a_friend": f"{friend_name} the {friend}" if friend_name else with_article(friend),
+        "he": pronouns.subject, "his": pronouns.possessive, "himself": pronouns.reflexive,
+        "food": food.rsplit(" ", 1)[-1], "a_food": with_article(food),
         "spot": spots[0], "spot2": spots[1], "spot3": spots[2],
         "do": deeds[0][0], "do2": deeds[1][0], "do3": deeds[2][0], "did3": deeds[2][1],
     }  # fmt: skip
@@ -158,14 +169,13 @@ def write_first_reader(seed: int) -> StoryRecord:
 
     lines = [line(random.choice(INTRODUCTIONS))]
     lines += [line(part.removeprefix("?")) for part in SCRIPTS[theme] if part[0] != "?" or random.random() < 0.5]
-    if random.random() < 0.5:
-        lines.insert(random.randrange(1, len(lines)), line(MOOD_LINE))
+    if random.random() < 0.8:
+        lines.insert(random.randrange(1, len(lines)), line(random.choice(ASIDES)))
     if random.random() < 0.3 and theme != "bedtime":
         lines.append(f"Good night, {name}.")
     # A few sentences on a page.
     pages = [" ".join(lines[start : start + 3]) for start in range(0, len(lines), 3)]
     text = polish("\n".join(pages))
-    pronouns = SHE if girl else HE
     asked = [("Who is the story about?", name, GIRLS if girl else BOYS)]
     if slots["a_colour_thing"] in text:
         asked.append((f"What colour was the {thing}?", colour, COLOURS))
