@@ -30,6 +30,7 @@ SWITCHES = [
 
 def small_model(**changes):
     settings = {"vocab_size": 50, "n_layer": 2, "n_embd": 16, "head_dim": 8, "block_size": 32, "sliding_window": 8}
+    settings["tie_embeddings"] = False
     return StoryTransformer(model_config("nano", **{**settings, **changes}), seed=3)
 
 
@@ -48,6 +49,19 @@ def test_every_parameter_has_one_role_and_one_optimizer(changes):
     handled = list(optimizer.muon.parameters.values()) + [p for g in optimizer.adamw.param_groups for p in g["params"]]
     assert sorted(map(id, handled)) == sorted(map(id, model.parameters()))
     assert all(parameter.dim() >= 2 for parameter in optimizer.muon.parameters.values())
+
+
+@pytest.mark.parametrize(("rate", "wanted"), [(None, 1e-3), (1e-2, 1e-2)])
+def test_the_embedding_has_a_rate_of_its_own(rate, wanted):
+    """AdamW's first step moves every entry by the learning rate."""
+    model = small_model()
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    fill_gradients(model, 1)
+    config = training_config("debug", learning_rate=1e-3, embedding_learning_rate=rate, weight_decay=0.0)
+    StoryOptimizer(model, config).step(1.0)
+    moved = {name: (parameter - before[name]).abs().median().item() for name, parameter in model.named_parameters()}
+    assert moved["embedding.weight"] == pytest.approx(wanted, rel=0.01)
+    assert moved["unembedding.weight"] == pytest.approx(1e-3, rel=0.01)
 
 
 def test_roles_by_hand():
