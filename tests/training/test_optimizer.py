@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from gpt_oss_stories.config import TrainingConfig, model_config
+from gpt_oss_stories.config import TrainingConfig, model_config, training_config
 from gpt_oss_stories.model.transformer import StoryTransformer
 from gpt_oss_stories.training.optimizer import (
     DECAYED_ROLES,
