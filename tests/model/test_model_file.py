@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from gpt_oss_stories.config import ModelConfig
+from gpt_oss_stories.errors import StoryError
 from gpt_oss_stories.files import FileWriteError
 from gpt_oss_stories.model import StoryTransformer
 from gpt_oss_stories.model.model_file import ModelFileError, load_model_file, save_model
@@ -170,3 +171,40 @@ def test_a_full_disk_leaves_the_old_file(saved, model, vocabulary, monkeypatch):
         save_model(saved, model, vocabulary, {})
     assert saved.read_bytes() == before
     assert [p.name for p in saved.parent.iterdir()] == [saved.name]
+
+
+def test_a_flipped_bit_anywhere_is_one_clear_line(saved):
+    """The weights are guarded by the checksum; the table of names and the zip's own records fail in many ways."""
+    whole = saved.read_bytes()
+    table = next(i for i in range(len(whole)) if whole[i:].startswith(b"/data.pkl"))
+    places = [
+        *range(table, table + 3_000, 37),
+        *range(len(whole) - 1_200, len(whole), 29),
+        *range(9_000, len(whole), 9_973),
+    ]
+    refusals = 0
+    for place in places:
+        broken = bytearray(whole)
+        broken[place] ^= 1 << (place % 8)
+        saved.write_bytes(bytes(broken))
+        try:
+            load_model_file(saved)  # a bit that nothing reads may flip: padding, or a time of the zip's
+        except StoryError as error:
+            refusals += 1
+            assert "\n" not in str(error)
+    assert refusals > len(places) / 3
+
+
+def test_a_tensor_that_looks_larger_than_its_bytes_is_refused(saved):
+    rewritten(saved, lambda c: c["weights"].update(stranger=torch.zeros(1).expand(1 << 40)))
+    refused(saved, "not a table of named tensors")
+
+
+def test_a_vocabulary_of_another_size_is_refused(saved):
+    from gpt_oss_stories.model import model_file
+
+    contents = torch.load(saved, weights_only=True)
+    contents["config"]["vocab_size"] += 1
+    contents["checksum"] = model_file._checksum(contents)
+    torch.save(contents, saved)
+    refused(saved, "its vocabulary has")

@@ -18,7 +18,7 @@ Sources: sinks and alternating windows, gpt-oss model card (arXiv 2508.10925); f
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -166,21 +166,25 @@ def _compiled_flex_attention() -> Any:
     return torch.compile(flex_attention, dynamic=True)
 
 
-def _attend_flex_cuda(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, window: int) -> Tensor:
-    """FlexAttention on CUDA, whose log-sum-exp is differentiable. Written from torch's documentation, not run here."""
+@lru_cache(maxsize=64)
+def _cuda_block_mask(time: int, window: int, device: torch.device) -> Any:
+    """FlexAttention's map of the blocks that a causal sequence needs, the same for all layers of a kind."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     def visible(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         causal = key <= query
         return causal & (query - key < window) if window else causal
 
-    time = q.shape[1]
-    block_mask = create_block_mask(visible, None, None, time, time, device=q.device)
+    return create_block_mask(visible, None, None, time, time, device=device)
+
+
+def _attend_flex_cuda(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, window: int) -> Tensor:
+    """FlexAttention on CUDA, whose log-sum-exp is differentiable. Written from torch's documentation, not run here."""
     out, lse = _compiled_flex_attention()(
         q.transpose(1, 2),
         k.transpose(1, 2),
         v.transpose(1, 2),
-        block_mask=block_mask,
+        block_mask=_cuda_block_mask(q.shape[1], window, q.device),
         enable_gqa=True,
         return_lse=True,
     )

@@ -14,7 +14,6 @@ request and questions (`requests`, `questions`).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from hashlib import blake2b
 
 from ..records import StoryRecord
 from .first_readers import write_first_reader, write_first_readers
@@ -22,7 +21,7 @@ from .levels import AGES, level_for_age
 from .plots import PLOTS, Plot
 from .questions import questions_for
 from .requests import request_for
-from .seeds import mix
+from .seeds import distinct, mix
 from .telling import Telling
 
 __all__ = [
@@ -83,12 +82,4 @@ def write_stories(count: int, seed: int) -> Iterator[StoryRecord]:
         count: how many.
         seed: any whole number.
     """
-    told: set[bytes] = set()
-    index = 0
-    while len(told) < count:
-        record = write_story(mix(seed, index))
-        index += 1
-        digest = blake2b(record.text.encode(), digest_size=12).digest()
-        if digest not in told:
-            told.add(digest)
-            yield record
+    return distinct(write_story, count, seed)

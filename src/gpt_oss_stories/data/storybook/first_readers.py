@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import random as random_module
 from collections.abc import Iterator
-from hashlib import blake2b
 
 from ...tokenization.conversation import Question, StoryRequest
 from ..records import StoryRecord
 from .agreement import HE, SHE, polish, with_article
 from .lexicon import BOYS, COLOURS, FRIEND_BOYS, FRIEND_GIRLS, GIRLS, words_for
-from .seeds import mix
+from .seeds import distinct, mix
 from .templates import compile_template, render
 from .world import ANIMALS, BOY, GIRL
 
@@ -201,12 +200,4 @@ def _question(random: random_module.Random, question: str, answer: str, pool: tu
 
 def write_first_readers(count: int, seed: int) -> Iterator[StoryRecord]:
     """First readers whose texts all differ; see `write_stories`."""
-    told: set[bytes] = set()
-    index = 0
-    while len(told) < count:
-        record = write_first_reader(mix(seed, index))
-        index += 1
-        digest = blake2b(record.text.encode(), digest_size=12).digest()
-        if digest not in told:
-            told.add(digest)
-            yield record
+    return distinct(write_first_reader, count, seed)
