@@ -37,11 +37,10 @@ def no_network() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def same_arithmetic() -> Iterator[None]:
-    """Undo what a test changed for the whole process: training flushes denormal numbers to zero and sets threads."""
+    """Undo what a test changed for the whole process: training sets the number of threads."""
     threads = sys.modules["torch"].get_num_threads() if "torch" in sys.modules else None
     yield
     if "torch" in sys.modules:
         torch = sys.modules["torch"]
-        torch.set_flush_denormal(False)
         if threads is not None and torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
