@@ -9,7 +9,7 @@ from pathlib import Path
 from ..config import GenerationConfig
 from .engine import DEFAULT_PROMPT, GenerationError, Storyteller
 from .interactive import run_interactive
-from .output import StoryWriter, is_terminal, print_footer, print_json_lines, print_stories
+from .output import is_terminal, print_json_lines, print_stories, show_stream
 
 
 def run_generate(
@@ -71,13 +71,4 @@ def tell_on_streams(
 
 def _stream_story(storyteller: Storyteller, beginning: str, config: GenerationConfig) -> None:
     """One story on a terminal appears as it is made; Ctrl-C ends it."""
-    stream = storyteller.stream(beginning, config)
-    writer = StoryWriter.for_stream(sys.stdout)
-    try:
-        writer.write(stream.prompt, bold=True)
-        for piece in stream:
-            writer.write(piece)
-    except KeyboardInterrupt:
-        writer.write(stream.cancel())
-    writer.finish()
-    print_footer(stream.story, sys.stderr)
+    show_stream(storyteller.stream(beginning, config), sys.stdout, sys.stderr)

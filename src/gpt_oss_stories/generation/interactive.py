@@ -16,7 +16,7 @@ from typing import TextIO
 from ..config import Config, ConfigError, GenerationConfig, field_types
 from ..errors import StoryError
 from .engine import DEFAULT_PROMPT, Storyteller
-from .output import StoryWriter, harmless, heading, is_terminal, print_footer, write_safely
+from .output import harmless, heading, is_terminal, show_stream, write_safely
 from .sampling import fresh_seed, story_seed
 
 READY = "story> "
@@ -153,15 +153,7 @@ class InteractiveSession:
         seed = fresh_seed() if self.config.seed is None else story_seed(self.config.seed, self._told)
         self._told += 1
         stream = self._storyteller.stream(beginning, self.config.replace(seed=seed))
-        writer = StoryWriter.for_stream(self._out)
-        try:
-            writer.write(stream.prompt, bold=True)
-            for piece in stream:
-                writer.write(piece)
-        except KeyboardInterrupt:
-            writer.write(stream.cancel())
-        writer.finish()
-        print_footer(stream.story, self._talk)
+        show_stream(stream, self._out, self._talk)
         return stream.story.finish_reason != "cancelled"
 
     def _print(self, text: str) -> None:

@@ -14,7 +14,7 @@ from typing import TextIO
 
 from rich.cells import cell_len
 
-from .engine import Story
+from .engine import Story, StoryStream
 
 _MAX_WIDTH = 100
 """Columns; longer lines are hard to read, however wide the terminal is."""
@@ -169,6 +169,19 @@ def print_stories(stories: Sequence[Story], out: TextIO, talk: TextIO) -> None:
             out.write("\n")
         out.flush()
         print_footer(story, talk)
+
+
+def show_stream(stream: StoryStream, out: TextIO, talk: TextIO) -> None:
+    """Write one story as it is made, and the line about it; Ctrl-C ends the story, not the program."""
+    writer = StoryWriter.for_stream(out)
+    try:
+        writer.write(stream.prompt, bold=True)
+        for piece in stream:
+            writer.write(piece)
+    except KeyboardInterrupt:
+        writer.write(stream.cancel())
+    writer.finish()
+    print_footer(stream.story, talk)
 
 
 def print_footer(story: Story, talk: TextIO) -> None:
