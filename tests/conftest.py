@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+PROJECT = Path(__file__).parents[1]
 
 # Before torch is imported: on a machine with few cores, threads that wait for each other make small tests slow.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -44,3 +49,49 @@ def same_arithmetic() -> Iterator[None]:
         torch = sys.modules["torch"]
         if threads is not None and torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
+
+
+class Commands:
+    """Runs programs as a user in the project's environment would, from a folder of their own."""
+
+    def start(self, words: Sequence[str], folder: Path, **variables: str) -> subprocess.Popen[str]:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PYTEST"))}
+        environment |= {
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+            "PYTHONPATH": str(PROJECT / "src"),
+            "COLUMNS": "200",
+            **variables,
+        }
+        return subprocess.Popen(
+            list(words),
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def finish(
+        self, process: subprocess.Popen[str], *, typed: str = "", seconds: float = 300
+    ) -> subprocess.CompletedProcess[str]:
+        """What a program said; one that takes too long is ended with all that it started, and fails the test."""
+        try:
+            out, err = process.communicate(typed, timeout=seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            out, err = process.communicate()
+            raise AssertionError(f"{process.args} took longer than {seconds} seconds\n{out}\n{err}") from None
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def run(
+        self, words: Sequence[str], folder: Path, *, typed: str = "", seconds: float = 300, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        return self.finish(self.start(words, folder, **variables), typed=typed, seconds=seconds)
+
+
+@pytest.fixture(scope="session")
+def commands() -> Commands:
+    """Starts the project's commands, and other programs, for real."""
+    return Commands()

@@ -21,10 +21,13 @@ from gpt_oss_stories.config import (
     GenerationConfig,
     ModelConfig,
     TrainingConfig,
+    check_run,
     data_config,
     field_types,
+    flag_name,
     model_config,
     training_config,
+    without_effect,
 )
 from gpt_oss_stories.errors import StoryError
 from gpt_oss_stories.model.transformer import StoryTransformer
@@ -153,10 +156,89 @@ def test_devices_are_accepted(device: str) -> None:
     assert TrainingConfig(device=device).device == device
 
 
-@pytest.mark.parametrize("device", ["", "gpu", "cuda:", "cuda:x", "CPU", "cuda:-1"])
+@pytest.mark.parametrize(
+    "device", ["", "gpu", "cuda:", "cuda:x", "CPU", "cuda:-1", "cuda:²", "cpu:0", "mps:0", "auto:1"]
+)
 def test_devices_that_do_not_exist_are_refused(device: str) -> None:
     with pytest.raises(ConfigError, match="auto, cpu, cuda, cuda:N or mps"):
         TrainingConfig(device=device)
+
+
+def test_training_rows_must_fit_into_the_model() -> None:
+    model = ModelConfig(block_size=64)
+    check_run(model, TrainingConfig())
+    check_run(model, TrainingConfig(train_length=64))
+    with pytest.raises(ConfigError, match="train_length=65 is longer than the model's block_size=64"):
+        check_run(model, TrainingConfig(train_length=65))
+
+
+def test_field_names_of_a_run_are_not_ambiguous() -> None:
+    names = [field.name for part in (ModelConfig, TrainingConfig, DataConfig) for field in dataclasses.fields(part)]
+    assert len(names) == len(set(names)), "without_effect takes the names of all three together"
+
+
+NO_EFFECT: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]] = [
+    # settings beside which the flags have an effect, the flags, what takes the effect away, the sentence
+    ({"num_experts": 4}, {"router_z_coef": 0.1}, {"num_experts": 1},
+     "--router-z-coef has no effect with --num-experts 1, a dense model without a router"),
+    ({"num_experts": 4}, {"router_balance": "bias", "router_bias_rate": 0.1}, {"num_experts": 1},
+     "--router-balance, --router-bias-rate have no effect with --num-experts 1, a dense model without a router"),
+    ({}, {"router_balance_coef": 0.1}, {"router_balance": "none"},
+     "--router-balance-coef has no effect with --router-balance none"),
+    ({"router_balance": "bias"}, {"router_bias_rate": 0.1}, {"router_balance": "loss"},
+     "--router-bias-rate has no effect with --router-balance loss"),
+    ({"multi_token_predict": 2}, {"multi_token_loss_weight": 0.1}, {"multi_token_predict": 1},
+     "--multi-token-loss-weight has no effect with --multi-token-predict 1"),
+    ({}, {"swiglu_alpha": 2.0, "swiglu_limit": 8.0}, {"use_swiglu": False},
+     "--swiglu-alpha, --swiglu-limit have no effect with --no-use-swiglu"),
+    ({"rope_scaling_factor": 2.0}, {"rope_beta_fast": 30.0}, {"rope_scaling_factor": 1.0},
+     "--rope-beta-fast has no effect with --rope-scaling-factor 1"),
+    ({"optimizer": "muon"}, {"matrix_learning_rate": 0.1}, {"optimizer": "adamw"},
+     "--matrix-learning-rate has no effect with --optimizer adamw"),
+    ({"learning_rate_schedule": "warmdown"}, {"warmdown_fraction": 0.1}, {"learning_rate_schedule": "cosine"},
+     "--warmdown-fraction has no effect with --learning-rate-schedule cosine"),
+    ({}, {"min_learning_rate_ratio": 0.2}, {"learning_rate_schedule": "constant"},
+     "--min-learning-rate-ratio has no effect with --learning-rate-schedule constant"),
+    ({"use_wandb": True}, {"wandb_project": "p", "run_name": "r"}, {"use_wandb": False},
+     "--wandb-project, --run-name have no effect without --use-wandb"),
+    ({"vocabulary": "story"}, {"min_token_count": 3}, {"vocabulary": "harmony"},
+     "--min-token-count has no effect with --vocabulary harmony"),
+    ({}, {"storybook_stories": 5, "first_readers": 5, "storybook_seed": 5, "original_repeats": 5},
+     {"dataset_path": "mine.txt"},
+     "--storybook-stories, --first-readers, --storybook-seed, --original-repeats have no effect with --dataset-path, "
+     "in place of the built-in stories"),
+]  # fmt: skip
+
+
+def configurations(values: dict[str, Any]) -> tuple[ModelConfig, TrainingConfig, DataConfig]:
+    def part(config_class: type[Config]) -> Any:
+        names = {field.name for field in dataclasses.fields(config_class)}
+        return config_class.from_dict({name: value for name, value in values.items() if name in names})
+
+    return part(ModelConfig), part(TrainingConfig), part(DataConfig)
+
+
+@pytest.mark.parametrize(("around", "flags", "change", "sentence"), NO_EFFECT, ids=lambda case: str(case)[:24])
+def test_flags_without_effect_are_named_with_the_reason(
+    around: dict[str, Any], flags: dict[str, Any], change: dict[str, Any], sentence: str
+) -> None:
+    assert without_effect(*configurations({**around, **flags}), given=set(flags)) == []
+    idle = configurations({**around, **flags, **change})
+    assert without_effect(*idle, given=set(flags) | set(change)) == [sentence]
+    assert without_effect(*idle, given=set(change)) == [], "nobody asked for the others"
+
+
+@pytest.mark.parametrize("size", MODEL_SIZES)
+@pytest.mark.parametrize("preset", TRAINING_PRESETS)
+def test_presets_set_nothing_that_has_no_effect(size: str, preset: str) -> None:
+    given = {*MODEL_SIZES[size], *TRAINING_PRESETS[preset]}
+    assert without_effect(model_config(size), training_config(preset), data_config(size), given) == []
+
+
+def test_flags_have_dashes_and_may_have_a_name_of_their_own() -> None:
+    fields = {field.name: field for field in dataclasses.fields(TrainingConfig)}
+    assert flag_name(fields["max_iters"]) == "max-iters"
+    assert flag_name(fields["use_mixed_precision"]) == "mixed-precision"
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), True, "1", None])

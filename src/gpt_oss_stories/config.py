@@ -15,10 +15,11 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+from .device import DEVICE_NAMES, is_device_name
 from .errors import StoryError
 
 HARMONY_VOCABULARY_SIZE = 201_088
@@ -334,9 +335,12 @@ class TrainingConfig(Config):
     )
     compile_model: bool = setting(False, "Compile the element-wise parts of the model with torch.compile.")
     use_ddp: bool = setting(False, "Train in several processes (start with torchrun).")
-    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps.")
+    device: str = setting("auto", f"{DEVICE_NAMES}.")
     seed: int = setting(1337, "Seed of initialisation, data order and everything random.", minimum=0, maximum=2**63 - 1)
     checkpoint_dir: str = setting("checkpoints", "Where models, training state, metrics and pictures go.")
+    init_from: str | None = setting(
+        None, "Start from the weights of a model: a .pt or .gguf file, or a transformers or OpenAI directory."
+    )
     resume: str = setting("auto", "auto: go on with the run in checkpoint_dir; never: start anew; or a state's path.")
     eval_interval: int = setting(500, "Steps between evaluations on held-out stories.", minimum=1)
     eval_iters: int = setting(20, "Batches in one evaluation, at the most.", minimum=1)
@@ -346,14 +350,10 @@ class TrainingConfig(Config):
     use_wandb: bool = setting(False, "Send metrics to Weights & Biases (needs the extra 'tracking').")
     wandb_project: str = setting("gpt-oss-stories", "Weights & Biases project.")
     use_tensorboard: bool = setting(False, "Write TensorBoard events to checkpoint_dir/tensorboard (extra 'tracking').")
-    run_name: str | None = setting(None, "Name of the run in the trackers.")
+    run_name: str | None = setting(None, "Name of the run in Weights & Biases.")
 
     def _relation_problems(self) -> list[str]:
-        problems = []
-        name, colon, index = self.device.partition(":")
-        if name not in ("auto", "cpu", "cuda", "mps") or (colon and not index.isdigit()):
-            problems.append(f"device={self.device!r} is not auto, cpu, cuda, cuda:N or mps")
-        return problems
+        return [] if is_device_name(self.device) else [f"device={self.device!r} is not {DEVICE_NAMES}"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -483,3 +483,76 @@ def training_config(preset: str, **overrides: Any) -> TrainingConfig:
 def data_config(size: str, **overrides: Any) -> DataConfig:
     """The data configuration that goes with a model size, with some fields set by hand; see `model_config`."""
     return DataConfig.from_dict({"vocabulary": DEFAULT_VOCABULARY.get(size, "harmony"), **overrides})
+
+
+def check_run(model: ModelConfig, training: TrainingConfig) -> None:
+    """Refuse a model and a training that are sound each by itself but cannot be combined.
+
+    Raises:
+        ConfigError: which settings do not go together.
+    """
+    if training.train_length is not None and training.train_length > model.block_size:
+        raise ConfigError(
+            f"train_length={training.train_length} is longer than the model's block_size={model.block_size}: "
+            "lower the first or raise the second"
+        )
+
+
+def flag_name(field: dataclasses.Field[Any]) -> str:
+    """The flag of a configuration field, without dashes in front: `n_embd` is `n-embd`."""
+    return str(field.metadata["flag"] or field.name).replace("_", "-")
+
+
+def without_effect(model: ModelConfig, training: TrainingConfig, data: DataConfig, given: Collection[str]) -> list[str]:
+    """What to tell somebody who asked for something that does nothing in this run.
+
+    Args:
+        model, training, data: the run's configurations.
+        given: names of the fields that were asked for, of all three. Others are never mentioned, since presets and
+            defaults also fill fields that matter only beside another value of a second one.
+
+    Returns:
+        One sentence for each reason, naming the flags.
+    """
+    flags = {
+        field.name: f"--{flag_name(field)}" for part in (model, training, data) for field in dataclasses.fields(part)
+    }
+    sentences = []
+    for reason, names in _idle_fields(model, training, data):
+        if idle := [flags[name] for name in names if name in given]:
+            sentences.append(f"{', '.join(idle)} {'has' if len(idle) == 1 else 'have'} no effect {reason}")
+    return sentences
+
+
+def _idle_fields(
+    model: ModelConfig, training: TrainingConfig, data: DataConfig
+) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Reasons why fields do nothing, and these fields."""
+    if model.num_experts == 1:
+        fields = "router_balance", "router_balance_coef", "router_bias_rate", "router_z_coef"
+        yield "with --num-experts 1, a dense model without a router", fields
+    else:
+        reason = f"with --router-balance {training.router_balance}"
+        if training.router_balance != "loss":
+            yield reason, ("router_balance_coef",)
+        if training.router_balance != "bias":
+            yield reason, ("router_bias_rate",)
+    if model.multi_token_predict == 1:
+        yield "with --multi-token-predict 1", ("multi_token_loss_weight",)
+    if not model.use_swiglu:
+        yield "with --no-use-swiglu", ("swiglu_alpha", "swiglu_limit")
+    if model.rope_scaling_factor == 1:
+        yield "with --rope-scaling-factor 1", ("rope_original_context", "rope_beta_slow", "rope_beta_fast")
+    if training.optimizer != "muon":
+        yield f"with --optimizer {training.optimizer}", ("matrix_learning_rate",)
+    if training.learning_rate_schedule != "warmdown":
+        yield f"with --learning-rate-schedule {training.learning_rate_schedule}", ("warmdown_fraction",)
+    if training.learning_rate_schedule == "constant":
+        yield "with --learning-rate-schedule constant", ("min_learning_rate_ratio",)
+    if not training.use_wandb:
+        yield "without --use-wandb", ("wandb_project", "run_name")
+    if data.vocabulary == "harmony":
+        yield "with --vocabulary harmony", ("min_token_count",)
+    if data.dataset_path is not None:
+        fields = "storybook_stories", "first_readers", "storybook_seed", "original_repeats"
+        yield "with --dataset-path, in place of the built-in stories", fields

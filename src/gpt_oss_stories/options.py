@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import click
 
-from .config import Config, field_types
+from .config import Config, field_types, flag_name
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -56,11 +56,6 @@ def option(*declarations: str, group: str = "Options", **attributes: Any) -> Cal
     if choices := attributes.pop("choices", None):
         attributes["type"] = NearestChoice(list(choices))
     return click.option(*declarations, cls=GroupedOption, group=group, **attributes)
-
-
-def flag_name(field: dataclasses.Field[Any]) -> str:
-    """The flag of a configuration field, without dashes in front: `n_embd` is `n-embd`."""
-    return str(field.metadata["flag"] or field.name).replace("_", "-")
 
 
 def public_fields(config_class: type[Config]) -> list[dataclasses.Field[Any]]:

@@ -46,6 +46,32 @@ def join(batches) -> Batch:
     return Batch(*(torch.cat([getattr(one, name) for one in batches]) for name in ("tokens", "documents", "trained")))
 
 
+def test_a_batch_comes_apart_into_parts_of_equal_rows_and_a_rest():
+    numbers = torch.arange(15).reshape(5, 3)
+    batch = Batch(numbers, numbers % 2, numbers % 3 == 0)
+    parts = list(batch.split(2))
+    assert [len(part.tokens) for part in parts] == [2, 2, 1]
+    assert equal(join(parts), batch)
+    assert equal(next(batch.split(9)), batch)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "batch_size", "world_size", "per_step", "line"),
+    [
+        # three stories fill a row of 10 but for a place
+        ([3] * 90, 2, 1, 1, "one epoch is 15 steps; 10.0% of the batch is padding; no story is cut"),
+        ([3] * 90, 2, 2, 3, "one epoch is 2.5 steps; 10.0% of the batch is padding; no story is cut"),
+        ([10, 11], 1, 1, 1, "one epoch is 3.0 steps; 30.0% of the batch is padding; "
+                            "1 story longer than 10 tokens is cut"),
+        ([15, 15], 1, 1, 1, "one epoch is 3.0 steps; 0.0% of the batch is padding; "
+                            "2 stories longer than 10 tokens are cut"),
+    ],
+)  # fmt: skip
+def test_the_shape_of_an_epoch_in_words(tmp_path, lengths, batch_size, world_size, per_step, line):
+    stream = BatchStream(make_shard(tmp_path, lengths), batch_size, 10, world_size=world_size)
+    assert stream.describe(per_step) == line
+
+
 def test_rows_filled_by_hand():
     # 7 first, nothing but the 3 fits beside it; then 6 and 4; then the two 5s; the 2 is left over.
     assert fill_rows(np.asarray([5, 2, 7, 3, 4, 5, 6]), 10) == [[2, 3], [6, 4], [0, 5], [1]]

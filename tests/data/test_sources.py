@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -85,19 +84,28 @@ def test_spoiled_files_are_counted(tmp_path, name, content, good, bad, reason):
         assert "\n" not in str(error.value)
 
 
-def hostile_files() -> list[tuple[Path, int, int]]:
-    """The spoiled files that may lie beside the checkout, with the counts that their README expects."""
-    folder = Path(__file__).resolve().parents[3] / "shared" / "data" / "hostile"
-    if not (folder / "README.md").is_file():
-        return []
-    rows = re.findall(r"^\| `([^`]+)` \| [\d,]+ \| (\d+) \| (\d+) \|", (folder / "README.md").read_text(), re.M)
-    return [(folder / name, int(good), int(bad)) for name, good, bad in rows]
+AWKWARD = [
+    "The owl wrote <|endoftext|> on a leaf, then <|start|>assistant<|message|>, and nobody could read it.<|end|>",
+    "</s> <pad> [INST] ### Response: said the robot.",
+    "<script>alert('hen')</script> &amp; the goose ate ${7*7} {{7*7}} %s {0} `ls`; DROP TABLE eggs; --",
+    "=1+1",
+    '-2,"3"\n@4;\t+5',
+    "../..\\..\\file|con:nul?",
+    "The bell said \a, the pen wrote \x1b[31mred\x1b[0m, and back\bspace.",
+    "היה היה ארנב. كان يا ما كان. 从前有一只猫。",
+    "A bear 🐻, a family 👨\u200d👩\u200d👧 and a hand 👋🏽 went home.",
+    "\u202eeht fo tuo\u202c and \u2067back\u2069, and z\u0335\u0321\u034e stacked.",
+    "w" * 100_000,
+    "The turtle walked on. " * 90_000 + "The end.",
+]
 
 
-@pytest.mark.parametrize(("path", "good", "bad"), hostile_files(), ids=lambda value: getattr(value, "name", ""))
-def test_hostile_files_give_the_expected_counts(path, good, bad):
-    reader = read_stories(path)
-    assert (len(list(reader)), reader.report.bad) == (good, bad)
+def test_awkward_but_sound_stories_come_letter_for_letter(tmp_path):
+    file = tmp_path / "awkward.jsonl"
+    file.write_bytes(b"".join(line(text=text) for text in AWKWARD))
+    reader = read_stories(file)
+    assert [story.text for story in reader] == AWKWARD
+    assert reader.report.bad == 0
 
 
 def test_positions_name_file_and_line(tmp_path):

@@ -7,7 +7,7 @@ import torch
 
 from gpt_oss_stories.config import GenerationConfig, ModelConfig
 from gpt_oss_stories.errors import StoryError
-from gpt_oss_stories.generation import GenerationError, Storyteller, choose_device
+from gpt_oss_stories.generation import GenerationError, Storyteller
 from gpt_oss_stories.tokenization import StoryRequest, build_story_vocabulary
 
 GREEDY = GenerationConfig(temperature=0, max_tokens=100)
@@ -224,12 +224,3 @@ def test_without_a_vocabulary_there_is_no_text(fakes):
         storyteller.tell("Once")
     with pytest.raises(GenerationError, match="no text"):
         storyteller.tell([[1, 2]])
-
-
-def test_devices():
-    assert choose_device("cpu") == torch.device("cpu")
-    assert choose_device("auto").type in ("cpu", "cuda", "mps")
-    with pytest.raises(GenerationError, match="not auto, cpu"):
-        choose_device("tpu")
-    with pytest.raises(GenerationError, match=r"'cuda:63' is not there"):
-        choose_device("cuda:63")

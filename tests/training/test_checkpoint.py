@@ -218,7 +218,7 @@ def test_moving_aside_counts_up_and_touches_nothing_else(tmp_path):
     for number in (1, 2):
         save(tmp_path, 4)
         (tmp_path / "metrics.jsonl").write_text("{}")
-        target = checkpoint.move_aside(tmp_path, ("metrics.jsonl", "best_model.pt"))
+        target = checkpoint.move_aside(tmp_path, ("metrics.jsonl", "best_model.pt", "state-00000004"))
         assert target == tmp_path / f"previous-{number}"
         assert sorted(p.name for p in target.iterdir()) == ["metrics.jsonl", "state-00000004"]
     assert checkpoint.move_aside(tmp_path, ("metrics.jsonl",)) is None

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from gpt_oss_stories.config import TrainingConfig, model_config
-from gpt_oss_stories.training.memory import MemoryNeedError, available_memory, estimate_memory, plan_batch
+from gpt_oss_stories.training import memory
+from gpt_oss_stories.training.memory import (
+    DiskNeedError,
+    MemoryNeedError,
+    available_memory,
+    check_disk,
+    estimate_memory,
+    plan_batch,
+)
 from gpt_oss_stories.training.precision import Precision
 
 CPU = torch.device("cpu")
@@ -73,6 +83,62 @@ def test_available_memory_is_plausible():
     available = available_memory(CPU)
     assert available is not None
     assert 0 < available < 2**46
+
+
+def needed_on_disk(monkeypatch, config, **there):
+    """Bytes that the disk must have free, found by letting it have ever less."""
+    estimate = estimate_memory(model_config("tiny"), config, WIDE)
+    total = model_config("tiny").parameters().total
+    asked = []
+
+    def fits(free):
+        monkeypatch.setattr(
+            memory.shutil, "disk_usage", lambda folder: asked.append(folder) or SimpleNamespace(free=free)
+        )
+        try:
+            check_disk(estimate, config, **there)
+        except DiskNeedError:
+            return False
+        return True
+
+    low, high = -1, 10**12
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fits(middle) else (middle, high)
+    assert all(folder.is_dir() for folder in asked)
+    return high, 12 * total, 4 * total
+
+
+def test_the_disk_must_hold_the_states_that_are_kept_and_one_of_each_kind_being_written(monkeypatch, tmp_path):
+    long = TrainingConfig(keep_states=3, max_iters=10_000, checkpoint_dir=str(tmp_path / "not" / "there"))
+    need, state, model = needed_on_disk(monkeypatch, long)
+    assert need == 4 * state + 2 * model
+    assert needed_on_disk(monkeypatch, long, steps_done=9000, states_there=3, models_there=1)[0] == state + model
+    assert needed_on_disk(monkeypatch, long, steps_done=9000, states_there=1, models_there=1)[0] == 2 * state + model
+    short = long.replace(max_iters=20)
+    assert needed_on_disk(monkeypatch, short)[0] == state + model, "it saves once"
+    assert needed_on_disk(monkeypatch, short, steps_done=20, states_there=1, models_there=1)[0] == 0
+
+
+def test_too_little_room_is_one_line_with_both_sizes(monkeypatch, tmp_path):
+    config = TrainingConfig(checkpoint_dir=str(tmp_path / "run"))
+    monkeypatch.setattr(memory.shutil, "disk_usage", lambda folder: SimpleNamespace(free=3 * GIB))
+    with pytest.raises(DiskNeedError) as caught:
+        check_disk(estimate_memory(model_config("tiny"), config, WIDE), config)
+    message = str(caught.value)
+    assert message.startswith("this run saves up to 9.4 GiB (3 x 2.6 GiB of training states with --keep-states 2, 2 x ")
+    assert f"{tmp_path / 'run'} has 3.0 GiB left" in message
+    assert "--checkpoint-dir" in message
+    assert "\n" not in message
+
+
+def test_a_disk_that_tells_nothing_is_not_in_the_way(monkeypatch, tmp_path):
+    def refuse(folder):
+        raise PermissionError(folder)
+
+    config = TrainingConfig(checkpoint_dir=str(tmp_path))
+    monkeypatch.setattr(memory.shutil, "disk_usage", refuse)
+    check_disk(estimate_memory(model_config("tiny"), config, WIDE), config)
 
 
 def saved_bytes_per_token(model, tokens, documents):

@@ -62,6 +62,25 @@ def test_resuming_drops_later_lines_and_half_a_line(tmp_path):
     assert series(read_metrics(path), "loss_nats") == ([1, 2, 3, 4], [1.0, 2.0, 3.0, 40.0])
 
 
+def test_what_is_found_out_later_about_the_last_step_goes_into_its_line(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    file = MetricsFile(path, resumed_step=0)
+    for step in (1, 2):
+        file.write(record(step, loss_nats=float(step), multi_token_loss_nats=(4.0,)))
+    file.write(record(2, validation_loss_nats=7.0))
+    assert file.lines == 2
+    file.close()
+    file = MetricsFile(path, resumed_step=2)
+    file.write(record(2, validation_loss_nats=8.0))
+    file.write(record(3))
+    file.close()
+    rows = read_metrics(path)
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert rows[1] == json.loads(
+        record(2, loss_nats=2.0, multi_token_loss_nats=(4.0,), validation_loss_nats=8.0).to_line()
+    )
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

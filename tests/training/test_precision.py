@@ -1,4 +1,4 @@
-"""Device and number format."""
+"""Number format."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gpt_oss_stories.training import precision
-from gpt_oss_stories.training.precision import DeviceError, choose_device, choose_precision
+from gpt_oss_stories.training.precision import choose_precision
 
 
 def test_mixed_precision_off_is_float32():
@@ -43,34 +43,3 @@ def test_missing_probes_mean_unknown(monkeypatch):
         monkeypatch.delattr(torch.cpu, name, raising=False)
     monkeypatch.setattr(precision.platform, "machine", lambda: "x86_64")
     assert precision._cpu_bfloat16_units() is None
-
-
-def test_auto_without_accelerators_is_the_cpu(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert choose_device("auto") == torch.device("cpu")
-
-
-@pytest.mark.parametrize("name", ["auto:3", "mps:3", "cpu:1", "tpu"])
-def test_names_that_mean_no_device_are_one_clear_error(name):
-    with pytest.raises(DeviceError, match=f"device='{name}' is not auto, cpu, cuda, cuda:N or mps"):
-        choose_device(name)
-
-
-@pytest.mark.parametrize("name", ["cuda", "cuda:1"])
-def test_a_gpu_that_is_not_there_is_one_clear_error(monkeypatch, name):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(DeviceError, match="--device cpu"):
-        choose_device(name)
-
-
-def test_each_process_takes_the_gpu_of_its_local_rank(monkeypatch):
-    current = []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "set_device", current.append)
-    assert choose_device("auto", local_rank=1, processes=2) == torch.device("cuda", 1) == current[0]
-    with pytest.raises(DeviceError, match="needs GPU 2"):
-        choose_device("cuda", local_rank=2, processes=3)
-    with pytest.raises(DeviceError, match="one GPU for 2"):
-        choose_device("cuda:0", local_rank=0, processes=2)

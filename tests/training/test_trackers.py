@@ -7,7 +7,7 @@ import pytest
 from gpt_oss_stories.config import TrainingConfig
 from gpt_oss_stories.training import trackers
 from gpt_oss_stories.training.metrics import StepRecord
-from gpt_oss_stories.training.trackers import Tracker, TrackerError, Trackers
+from gpt_oss_stories.training.trackers import Tracker, TrackerError, Trackers, require_packages
 
 
 def open_trackers(tmp_path, said, **config):
@@ -69,11 +69,26 @@ def test_a_missing_package_names_the_extra(tmp_path, monkeypatch, flag, module):
 
     monkeypatch.setattr(trackers.importlib, "import_module", absent)
     with pytest.raises(TrackerError, match=r"pip install -e \.\[tracking\]"):
+        require_packages(TrainingConfig(**{flag: True}))
+    with pytest.raises(TrackerError, match=r"pip install -e \.\[tracking\]"):
         open_trackers(tmp_path, [], **{flag: True})
+
+
+def test_a_package_that_is_there_but_broken_is_a_line_and_no_error(tmp_path, monkeypatch):
+    def broken(name):
+        raise AttributeError("module 'numpy' has no attribute 'float_'")
+
+    monkeypatch.setattr(trackers.importlib, "import_module", broken)
+    require_packages(TrainingConfig(use_wandb=True, use_tensorboard=True))
+    said = []
+    open_trackers(tmp_path, said, use_wandb=True, use_tensorboard=True)
+    assert len(said) == 2
+    assert all("switched off: AttributeError" in line for line in said)
 
 
 def test_nothing_is_imported_that_was_not_asked_for(tmp_path, monkeypatch):
     monkeypatch.setattr(trackers.importlib, "import_module", lambda name: pytest.fail(f"imported {name}"))
+    require_packages(TrainingConfig())
     open_trackers(tmp_path, []).close()
 
 
@@ -89,7 +104,6 @@ def test_a_tracker_that_cannot_start_is_a_line(tmp_path, monkeypatch):
 
 
 def test_tensorboard_events_are_read_back(tmp_path):
-    pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     opened = open_trackers(tmp_path, [], use_tensorboard=True)
@@ -104,7 +118,6 @@ def test_tensorboard_events_are_read_back(tmp_path):
 
 
 def test_wandb_without_a_key_records_offline(tmp_path, monkeypatch):
-    pytest.importorskip("wandb")
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))

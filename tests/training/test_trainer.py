@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,16 +17,18 @@ import pytest
 import torch
 from rich.console import Console
 
-from gpt_oss_stories.config import DataConfig, TrainingConfig, model_config
+from gpt_oss_stories.config import ConfigError, DataConfig, TrainingConfig, model_config
 from gpt_oss_stories.errors import StoryError
 from gpt_oss_stories.files import FileWriteError
+from gpt_oss_stories.model import pointwise
 from gpt_oss_stories.model.model_file import load_model_file
-from gpt_oss_stories.training import trainer
+from gpt_oss_stories.training import checkpoint, memory, trackers, trainer
 from gpt_oss_stories.training.checkpoint import CheckpointError, list_states, read_state
 from gpt_oss_stories.training.distributed import DistributedError
-from gpt_oss_stories.training.memory import BatchPlan
+from gpt_oss_stories.training.memory import DiskNeedError, plan_batch
 from gpt_oss_stories.training.metrics import read_metrics, series
 from gpt_oss_stories.training.plots import plot_training_curves
+from gpt_oss_stories.training.trackers import TrackerError
 from gpt_oss_stories.training.trainer import TrainingError, train
 
 NAMES = ("Mia", "Tom", "Anna", "Ben", "Lily", "Max")
@@ -282,24 +286,36 @@ def test_a_path_that_does_not_fit_is_an_error_and_changes_nothing(trial):
     assert sorted(first.checkpoint_dir.rglob("*")) == before
 
 
-def test_an_evaluation_that_was_missed_is_made_up_for(trial):
-    def fail(model, vocabulary, step):
-        raise MemoryError("in the evaluation")
+@pytest.mark.parametrize("place", ["evaluate", "save_model", "update_state", "sample"])
+def test_a_run_that_dies_in_an_evaluation_records_it_once_when_it_is_resumed(trial, monkeypatch, place):
+    def die(*args, **options):
+        raise MemoryError(f"in {place}")
 
+    owner = {"evaluate": trainer, "save_model": trainer, "update_state": checkpoint}.get(place)
     options = {"max_iters": 8, "eval_interval": 4, "save_interval": 4}
     whole = trial("whole", **options)
-    with pytest.raises(MemoryError):
-        trial("parts", hook=fail, **options)
+    with monkeypatch.context() as patch:
+        if owner is not None:
+            patch.setattr(owner, place, die)
+        with pytest.raises(MemoryError):
+            trial("parts", hook=die if owner is None else None, **options)
     saved = read_state(trial.folder / "parts" / "state-00000004")
-    assert saved.step == 4, "the state is saved before the evaluation"
+    assert saved.evaluated_step == (4 if place == "sample" else None)
     rest = trial("parts", **options)
     assert read_state(rest.state).best_validation_loss == read_state(whole.state).best_validation_loss
     assert_same_weights(whole, rest)
+    left, right = (read_metrics(r.checkpoint_dir / "metrics.jsonl") for r in (whole, rest))
+    assert [row["step"] for row in right] == list(range(1, 9))
+    for name in ("validation_loss_nats", "validation_bits_per_byte"):
+        assert series(left, name) == series(right, name)
+    # The losses of the step itself died with the process if nothing had been written yet.
+    lost = [4] if place == "evaluate" else []
+    assert [row["step"] for row in right if row["loss_nats"] is None] == lost
 
 
 def split_into(rows):
-    def plan(model, training, precision, **options):
-        return BatchPlan(rows=rows, recompute=rows == 1, estimate=None, available=None)
+    def plan(*arguments, **options):
+        return dataclasses.replace(plan_batch(*arguments, **options), rows=rows, recompute=rows == 1)
 
     return plan
 
@@ -415,8 +431,115 @@ def test_biases_balance_the_router_instead_of_a_loss(trial):
 
 
 def test_a_row_longer_than_the_model_is_refused(trial):
-    with pytest.raises(TrainingError, match="train_length=128 is longer than the model's block_size=64"):
+    with pytest.raises(ConfigError, match="train_length=128 is longer than the model's block_size=64"):
         trial(train_length=128)
+
+
+def test_a_missing_package_is_noticed_before_anything_is_moved_or_prepared(trial, monkeypatch):
+    first = trial(max_iters=1)
+    before = sorted(trial.folder.rglob("*"))
+
+    def absent(name):
+        raise ImportError(f"No module named {name!r}")
+
+    monkeypatch.setattr(trackers.importlib, "import_module", absent)
+    with pytest.raises(TrackerError, match="tensorboard is not installed"):
+        trial(max_iters=2, resume="never", use_tensorboard=True, data={"data_dir": str(trial.folder / "new")})
+    assert sorted(trial.folder.rglob("*")) == before
+    assert first.state.exists()
+
+
+def test_too_little_room_on_the_disk_is_noticed_before_anything_is_moved(trial, monkeypatch):
+    first = trial(max_iters=1)
+    before = sorted(trial.folder.rglob("*"))
+    usage = memory.shutil.disk_usage(trial.folder)
+    monkeypatch.setattr(memory.shutil, "disk_usage", lambda folder: usage._replace(free=1000))
+    with pytest.raises(DiskNeedError, match="lower --keep-states"):
+        trial(max_iters=2, resume="never")
+    with pytest.raises(DiskNeedError, match=r"saves up to .* \(1 x .* of training states .* 1 x .* of models\)"):
+        trial(max_iters=2)
+    assert sorted(trial.folder.rglob("*")) == before
+    assert trial(max_iters=1).state == first.state, "a complete run needs no room"
+
+
+def test_the_shape_of_an_epoch_is_told(trial):
+    trial(max_iters=1, train_length=16, gradient_accumulation_steps=2)
+    assert re.search(
+        r"one epoch is [\d.]+ steps; \d+\.\d% of the batch is padding; \d+ stories longer than 16 tokens are cut",
+        trial.printed,
+    )
+
+
+@pytest.fixture
+def plain_kernels_again():
+    """Compiled kernels are those of the whole process."""
+    yield
+    pointwise.plain_kernels()
+
+
+@pytest.mark.usefixtures("plain_kernels_again")
+def test_kernels_are_compiled_where_that_works(trial, monkeypatch):
+    used = []
+
+    def compile(function, **options):
+        def compiled(*args):
+            used.append(function)
+            return function(*args)
+
+        return compiled
+
+    monkeypatch.setattr(pointwise.torch, "compile", compile)
+    trial(max_iters=1, compile_model=True)
+    assert set(used) == set(pointwise._PLAIN.values())
+    assert "going on without" not in trial.printed
+    pointwise.plain_kernels()
+    assert pointwise._kernels == pointwise._PLAIN
+
+
+@pytest.mark.parametrize("works_for", ["nothing", "forward"])
+@pytest.mark.usefixtures("plain_kernels_again")
+def test_without_what_compiling_needs_a_run_goes_on_with_plain_kernels(trial, monkeypatch, works_for):
+    def compile(function, **options):
+        def compiled(*args):
+            if works_for == "forward" and function is pointwise._rms_norm:
+                return function(*args)
+            raise RuntimeError("C++ compile error\n\nOutput:\nx.cpp:1:10: fatal error: Python.h: No such file\n^~~")
+
+        return compiled
+
+    plain = trial("plain", max_iters=2)
+    monkeypatch.setattr(pointwise.torch, "compile", compile)
+    result = trial("compiled", max_iters=2, compile_model=True)
+    line = "--compile-model does not work here (x.cpp:1:10: fatal error: Python.h: No such file): going on without\n"
+    assert line in trial.printed
+    assert pointwise._kernels == pointwise._PLAIN
+    assert_same_weights(plain, result)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="needs a shell script")
+def test_a_compiler_that_fails_is_found_out_at_once(tmp_path):
+    """torch.compile itself, with a compiler that answers when it is asked for its version and can do no more."""
+    compiler = tmp_path / "c++"
+    compiler.write_text(
+        "#!/bin/sh\n"
+        '[ "$1" = --version ] && echo "g++ 13.0" && exit 0\n'
+        'echo "x.cpp:1:10: fatal error: Python.h: No such file or directory" >&2\nexit 1\n'
+    )
+    compiler.chmod(0o755)
+    code = (
+        "from gpt_oss_stories.model import pointwise\n"
+        "try:\n    pointwise.compile_kernels()\n"
+        "except pointwise.CompileError as error:\n    print(error, pointwise._kernels == pointwise._PLAIN)\n"
+    )
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "CXX": str(compiler),
+        "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"),
+    }
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=100)
+    assert done.stdout == "x.cpp:1:10: fatal error: Python.h: No such file or directory True\n", done.stderr
 
 
 def test_samples_are_shown(trial):
@@ -487,6 +610,8 @@ SCRIPT = """
 """
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)  # three Python processes that each load torch, on a machine that may be busy
 def test_two_processes_equal_one_on_the_same_global_batch(trial, tmp_path):
     data = trial.data()
     script = tmp_path / "script.py"

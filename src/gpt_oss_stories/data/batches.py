@@ -50,6 +50,12 @@ class Batch:
             self.trained.to(device, non_blocking=non_blocking),
         )
 
+    def split(self, rows: int) -> Iterator[Batch]:
+        """The batch in parts of at most `rows` rows."""
+        for begin in range(0, len(self.tokens), rows):
+            part = slice(begin, begin + rows)
+            yield Batch(self.tokens[part], self.documents[part], self.trained[part])
+
 
 @dataclass(frozen=True)
 class RowPlan:
@@ -212,6 +218,22 @@ class BatchStream:
     def rows_per_epoch(self) -> int:
         """Rows of the first epoch; later ones differ by a few."""
         return self._plan(0).rows
+
+    def describe(self, batches_per_step: int = 1) -> str:
+        """The length of an epoch, the padding and the stories that are cut, in one line.
+
+        Args:
+            batches_per_step: batches of each process in one optimizer step.
+        """
+        steps = self.rows_per_epoch / (self.batch_size * self.world_size * batches_per_step)
+        count = f"{steps:,.0f}" if steps >= 10 else f"{steps:.1f}"
+        cut = self.cut_stories
+        stories = "1 story" if cut == 1 else f"{cut:,} stories"
+        cuts = f"{stories} longer than {self.length:,} tokens {'is' if cut == 1 else 'are'} cut"
+        return (
+            f"one epoch is {count} steps; {self.padding_share:.1%} of the batch is padding; "
+            f"{cuts if cut else 'no story is cut'}"
+        )
 
     def batch(self, index: int) -> Batch:
         """Batch number `index`, counted from 0: a pure function of the number and of what the stream was made with."""

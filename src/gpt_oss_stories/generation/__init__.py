@@ -1,6 +1,6 @@
 """From logits to stories: sampling, stopping, the engine, and the ways to listen to it."""
 
-from .engine import GenerationError, Story, StoryStream, Storyteller, choose_device
+from .engine import GenerationError, Story, StoryStream, Storyteller
 from .sampling import Sampler, SamplingError
 
 __all__ = [
@@ -10,5 +10,4 @@ __all__ = [
     "Story",
     "StoryStream",
     "Storyteller",
-    "choose_device",
 ]

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from ..config import GenerationConfig, ModelConfig
+from ..device import choose_device
 from ..errors import StoryError
 from ..model.model_file import load_model_file
 from ..tokenization import StoryRequest, StreamDecoder, Vocabulary, render_prompt, stop_tokens, story_prompt
@@ -317,7 +318,7 @@ class Storyteller:
         self.network, self.vocabulary, self.max_rows = network, vocabulary, max_rows
 
     @classmethod
-    def open(cls, path: str | Path, *, device: str = "auto") -> Storyteller:
+    def open(cls, path: str | Path, device: str = "auto") -> Storyteller:
         """Load a model that training saved.
 
         Args:
@@ -326,7 +327,7 @@ class Storyteller:
 
         Raises:
             ModelFileError: there is no sound model at `path`.
-            GenerationError: the device is not there.
+            DeviceError: the device is not there.
         """
         where = choose_device(device)
         file = load_model_file(path)
@@ -466,24 +467,3 @@ class Storyteller:
             prompt, limit=min(config.max_tokens, room), note_at_limit=note, seed=seed, vocabulary=self.vocabulary,
             ends=self._ends(), stop=stop,
         )  # fmt: skip
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of a name; auto is a GPU where there is one.
-
-    Raises:
-        GenerationError: the device is not there.
-    """
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    kind, _, number = name.partition(":")
-    if kind not in ("cpu", "cuda", "mps") or (number and not number.isdigit()):
-        raise GenerationError(f"device={name!r} is not auto, cpu, cuda, cuda:N or mps")
-    if kind == "cuda" and not (torch.cuda.is_available() and int(number or 0) < torch.cuda.device_count()):
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        raise GenerationError(f"device={name!r} is not there: torch sees {count} CUDA devices; use --device cpu")
-    if kind == "mps" and not torch.backends.mps.is_available():
-        raise GenerationError("device='mps' is not there: this is no Apple GPU; use --device cpu")
-    return torch.device(name)

@@ -50,6 +50,16 @@ class ModelFile:
     provenance: dict[str, Any]
     weights: dict[str, Tensor]
 
+    def check(self) -> None:
+        """See that the weights fit the configuration.
+
+        Raises:
+            ModelFileError: tensors are missing, surplus or mis-shaped.
+        """
+        with torch.device("meta"):
+            model = StoryTransformer(self.config)
+        check_shapes({name: tuple(tensor.shape) for name, tensor in self.weights.items()}, model, "the model file")
+
     def build(self) -> StoryTransformer:
         """The model with these weights, in float32 on the CPU."""
         return build_model(self.config, self.weights, "the model file")
@@ -135,9 +145,22 @@ class _RecordingWriter:
 def save_model(
     path: str | Path, model: StoryTransformer, vocabulary: Vocabulary, provenance: Mapping[str, Any]
 ) -> None:
+    """Write a model to a file; see `save_weights`."""
+    weights = {name: tensor.detach().cpu() for name, tensor in model.named_parameters()}
+    save_weights(path, model.config, weights, vocabulary, provenance)
+
+
+def save_weights(
+    path: str | Path,
+    config: ModelConfig,
+    weights: Mapping[str, Tensor],
+    vocabulary: Vocabulary,
+    provenance: Mapping[str, Any],
+) -> None:
     """Write a model file, replacing `path` only when all of it is on the disk.
 
     Args:
+        weights: parameter name to values, in any precision.
         provenance: plain values (texts, numbers, truth values, None, lists and mappings of these).
 
     Raises:
@@ -146,11 +169,11 @@ def save_model(
     contents: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
-        "config": model.config.to_dict(),
+        "config": config.to_dict(),
         "vocabulary": vocabulary.to_dict(),
         # Through JSON, so that only plain values can get in.
         "provenance": json.loads(json.dumps(dict(provenance))),
-        "weights": {name: tensor.detach().cpu() for name, tensor in model.named_parameters()},
+        "weights": dict(weights),
     }
     contents["checksum"] = _checksum(contents)
     with atomic_write(path) as file:

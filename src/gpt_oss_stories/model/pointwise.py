@@ -9,11 +9,14 @@ Norm statistics and products are in float32 whatever the dtype of the activation
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from ..errors import StoryError
 
 
 def wide_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -78,23 +81,57 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return result
 
 
-_kernels: dict[str, Callable[..., Any]] = {
-    "rms_norm": _rms_norm,
-    "rms_norm_backward": _rms_norm_backward,
-    "swiglu": _swiglu,
-    "swiglu_backward": _swiglu_backward,
-}
+_PLAIN: Mapping[str, Callable[..., Any]] = MappingProxyType(
+    {
+        "rms_norm": _rms_norm,
+        "rms_norm_backward": _rms_norm_backward,
+        "swiglu": _swiglu,
+        "swiglu_backward": _swiglu_backward,
+    }
+)
+_kernels: dict[str, Callable[..., Any]] = dict(_PLAIN)
+"""What is used: the formulas above, or what torch.compile made of them."""
 
 
-def compile_kernels() -> None:
+class CompileError(StoryError):
+    """torch.compile does not work on this machine."""
+
+
+def compile_kernels(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
     """Replace the formulas above by loops that torch.compile makes of them, for this process.
 
-    The results agree up to rounding. The first batches take longer, while the loops are built or read from torch's
-    cache.
+    The results agree up to rounding. One formula is built and run here, forward and backward, on a few numbers: it
+    takes a working compiler, Python's headers and more, of which any may be missing. The others are built, or read from
+    torch's cache, when they are first used.
+
+    Args:
+        device, dtype: where the model will compute, and in which dtype.
+
+    Raises:
+        CompileError: it does not work here; the formulas are as they were.
     """
-    for name, function in list(_kernels.items()):
-        if not hasattr(function, "_torchdynamo_orig_callable"):
-            _kernels[name] = torch.compile(function, dynamic=True)
+    before = dict(_kernels)
+    try:
+        for name, function in _PLAIN.items():
+            if _kernels[name] is function:
+                _kernels[name] = torch.compile(function, dynamic=True)
+        with torch.enable_grad():
+            x = torch.ones(2, 3, 8, dtype=dtype, device=device, requires_grad=True)
+            rms_norm(x, torch.ones(8, device=device), 1e-5).sum().backward()
+    except Exception as error:  # compilers fail in any way, and training does not depend on them
+        _kernels.update(before)
+        raise CompileError(_cause(error)) from error
+
+
+def plain_kernels() -> None:
+    """Go back from what `compile_kernels` made to the formulas themselves."""
+    _kernels.update(_PLAIN)
+
+
+def _cause(error: Exception) -> str:
+    """One line of an error that holds a compiler's whole output: the first that names an error, or the first."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return next((line for line in lines if "error: " in line), lines[0])
 
 
 class _RMSNorm(torch.autograd.Function):

@@ -169,13 +169,18 @@ class StoryTransformer(nn.Module):
         Raises:
             ValueError: a row is longer than block_size.
         """
+        return self._unembed(self.final_hidden(tokens))
+
+    def final_hidden(self, tokens: Tensor) -> Tensor:
+        """What the unembedding reads: (batch, time, n_embd), after the last norm; arguments as `logits`."""
         self._check_length(tokens)
         positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
         hidden, _ = self._trunk(tokens, self._rotation(positions, tokens.shape[1]), None, None)
-        return self._unembed(hidden)
+        normed: Tensor = self.norm(hidden)
+        return normed
 
-    def _unembed(self, hidden: Tensor) -> Tensor:
-        logits = F.linear(self.norm(hidden), self.unembedding_weight.to(hidden.dtype))
+    def _unembed(self, normed: Tensor) -> Tensor:
+        logits = F.linear(normed, self.unembedding_weight.to(normed.dtype))
         return logits if logits.dtype == torch.float64 else logits.float()
 
     def count_targets(self, documents: Tensor | None, trained: Tensor | None) -> tuple[int, ...]:
@@ -309,4 +314,4 @@ class StoryTransformer(nn.Module):
             x = layer.extend(x, rotation, step, index)
         step.finish()
         last = x[:, -1] if counts is None else x[torch.arange(len(x), device=x.device), counts - 1]
-        return self._unembed(last)
+        return self._unembed(self.norm(last))

@@ -16,9 +16,10 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ FORMAT_VERSION = 1
 STATE_FILE = "state.json"
 INDEX_FILE = ".metadata"
 _PREFIX = "state-"
+_STATE_NAME = re.compile(r"state-[0-9]{8,18}")
 _TEMPORARY_PREFIX = ".saving-"
 
 
@@ -79,8 +81,8 @@ def list_states(directory: Path) -> list[Path]:
     """The states in a checkpoint folder, newest first; none if there is no folder."""
     if not directory.is_dir():
         return []
-    found = [p for p in directory.iterdir() if p.name.startswith(_PREFIX) and p.name.removeprefix(_PREFIX).isdigit()]
-    return sorted((p for p in found if p.is_dir()), key=lambda p: int(p.name.removeprefix(_PREFIX)), reverse=True)
+    found = [path for path in directory.iterdir() if _STATE_NAME.fullmatch(path.name) and path.is_dir()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix(_PREFIX)), reverse=True)
 
 
 class _Writer(FileSystemWriter):
@@ -361,8 +363,8 @@ def restore_random_state(states: Mapping[str, Tensor], device: torch.device) -> 
         torch.mps.set_rng_state(states["mps"])
 
 
-def move_aside(directory: Path, names: tuple[str, ...], *, states: bool = True) -> Path | None:
-    """Move the named files of an earlier run, and all its states, into a new folder `previous-<n>` beside them.
+def move_aside(directory: Path, names: Sequence[str]) -> Path | None:
+    """Move those of the named files and folders that are there into a new folder `previous-<n>` beside them.
 
     Returns:
         That folder, or None if there was nothing to move.
@@ -372,14 +374,11 @@ def move_aside(directory: Path, names: tuple[str, ...], *, states: bool = True) 
     """
     if not directory.is_dir():
         return None
-    moved = [
-        *(list_states(directory) if states else []),
-        *(directory / name for name in names if (directory / name).exists()),
-    ]
+    moved = [directory / name for name in names if (directory / name).exists()]
     if not moved:
         return None
     taken = [p.name.removeprefix("previous-") for p in directory.glob("previous-*")]
-    number = max((int(text) for text in taken if text.isdigit()), default=0) + 1
+    number = max((int(text) for text in taken if re.fullmatch("[0-9]{1,18}", text)), default=0) + 1
     target = directory / f"previous-{number}"
     try:
         target.mkdir()

@@ -178,3 +178,17 @@ class TrainingDisplay:
             below.append(f"{name} ", style="dim")
             below.append(f"{value}   ")
         return Group(top, below)
+
+
+class Speaker:
+    """Prints lines that stay; above the live display while there is one. A console that is None shows nothing."""
+
+    def __init__(self, console: Console | None) -> None:
+        self.console = console
+        self.display: TrainingDisplay | None = None
+
+    def __call__(self, text: str, style: str = "") -> None:
+        if self.display is not None:
+            self.display.line(text, style)
+        elif self.console is not None:
+            self.console.print(text, style=style or None, markup=False, highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""What a training run needs in memory, worked out before anything is allocated, and how batches are split to fit.
+"""What a training run needs in memory and on disk, worked out before it starts, and how batches are split to fit.
 
 The fixed part is exact: parameters, gradients and optimizer state, counted on a model without storage. Activations are
 an estimate for each token, fitted to measurements of this project's blocks (tensors kept by an eager forward pass on a
@@ -9,6 +9,7 @@ the balance loss of the router, a mean of means, changes a little.
 from __future__ import annotations
 
 import resource
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,10 @@ ACTIVATION_MARGIN = 1.4
 
 class MemoryNeedError(StoryError):
     """The run cannot fit into the memory that is there."""
+
+
+class DiskNeedError(StoryError):
+    """What the run saves cannot fit onto the disk."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +183,56 @@ def plan_batch(
     passes = -(-training.batch_size // rows)
     rows = -(-training.batch_size // passes)  # even passes: matrix shapes repeat
     return BatchPlan(rows=rows, recompute=recompute, estimate=estimate, available=available)
+
+
+def check_disk(
+    estimate: MemoryEstimate,
+    training: TrainingConfig,
+    *,
+    steps_done: int = 0,
+    states_there: int = 0,
+    models_there: int = 0,
+) -> None:
+    """Refuse a run whose checkpoint folder has no room for what it will save.
+
+    A state or a model file is written beside the one that it replaces, so there is one more of each for a moment.
+
+    Args:
+        estimate: a state holds its parameters and optimizer, a model file its parameters.
+        training: how often states and models are saved, how many are kept, and where.
+        steps_done: steps that a resumed run has behind it.
+        states_there, models_there: states and model files of this run that are in the folder already, and will be
+            replaced.
+
+    Raises:
+        DiskNeedError: there is too little room.
+    """
+
+    def times(interval: int) -> int:
+        return max(0 if steps_done else 1, -(-(training.max_iters - steps_done) // interval))
+
+    states = max(0, min(training.keep_states + 1 - states_there, times(training.save_interval)))
+    models = max(0, min(2 - models_there, times(training.eval_interval)))
+    state_bytes, model_bytes = estimate.parameters + estimate.optimizer, estimate.parameters
+    need = states * state_bytes + models * model_bytes
+    folder = Path(training.checkpoint_dir).absolute()
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError:  # nothing is known; saving will tell
+        return
+    if need > free:
+        raise DiskNeedError(
+            f"this run saves up to {_size(need)} ({states} x {_size(state_bytes)} of training states with "
+            f"--keep-states {training.keep_states}, {models} x {_size(model_bytes)} of models), but "
+            f"{training.checkpoint_dir} has {_size(free)} left: free some space, lower --keep-states, or choose "
+            "another --checkpoint-dir"
+        )
+
+
+def _size(size: int) -> str:
+    return _gib(size) if size >= 2**29 else f"{size / 2**20:.1f} MiB"
 
 
 def _gib(size: int) -> str:

@@ -1,7 +1,8 @@
 """The record of a run: `metrics.jsonl`, one JSON object per line, and the one class that writes and reads it.
 
-A value that is not known is null, never 0. A resumed run drops the lines after the step that it resumes from, so each
-step appears once however often the run was interrupted.
+A value that is not known is null, never 0. A resumed run drops the lines after the step that it resumes from, and what
+it finds out about that step later goes into the line that is there. So each step appears once however often the run was
+interrupted.
 """
 
 from __future__ import annotations
@@ -97,17 +98,28 @@ class MetricsFile:
         """
         self.path = Path(path)
         kept = [row for row in _rows(self.path) if row["step"] <= resumed_step] if self.path.exists() else []
-        write_text_atomically(self.path, "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in kept))
-        self.lines = len(kept)
+        self._start_with(kept)
+
+    def _start_with(self, rows: Sequence[dict[str, Any]]) -> None:
+        write_text_atomically(self.path, "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows))
+        self.lines = len(rows)
         """Records in the file."""
+        self._last_step = rows[-1]["step"] if rows else None
         self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - open for as long as the run
 
     def write(self, record: StepRecord) -> None:
-        """Append one record.
+        """Append one record; if the last line is of the same step, what the record knows is put into that line.
 
         Raises:
             FileWriteError: the disk is full or gone.
         """
+        if record.step == self._last_step:
+            self._file.close()
+            *before, last = _rows(self.path)
+            news = {name: value for name, value in json.loads(record.to_line()).items() if value not in (None, [])}
+            self._start_with([*before, last | news])
+            return
+        self._last_step = record.step
         try:
             self._file.write(record.to_line() + "\n")
             self._file.flush()

@@ -1,4 +1,4 @@
-"""Which device a run uses and in which number format it computes, each with its reason in words.
+"""In which number format a run computes on its device, with the reason in words.
 
 Parameters, gradients and optimizer state are float32 always; the choice here is about the matrix products between them.
 bfloat16 has float32's range and needs nothing else. float16 overflows, so it comes with gradient scaling
@@ -13,12 +13,6 @@ from pathlib import Path
 
 import torch
 
-from ..errors import StoryError
-
-
-class DeviceError(StoryError):
-    """The device that was asked for is not there."""
-
 
 @dataclass(frozen=True)
 class Precision:
@@ -31,43 +25,6 @@ class Precision:
 
     def describe(self) -> str:
         return f"{str(self.dtype).removeprefix('torch.')} ({self.reason})"
-
-
-def choose_device(name: str, *, local_rank: int = 0, processes: int = 1) -> torch.device:
-    """The device of this process; a CUDA device becomes the current one, before anything is put on it.
-
-    Args:
-        name: auto, cpu, mps, cuda or cuda:N.
-        local_rank: number of this process among those on its machine.
-        processes: how many processes train together.
-
-    Raises:
-        DeviceError: the machine has no such device, or fewer GPUs than processes.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-        if name == "cpu" and processes == 1 and torch.backends.mps.is_available():
-            name = "mps"
-    kind, colon, _ = name.partition(":")
-    if kind not in ("cpu", "cuda", "mps") or (colon and kind != "cuda"):
-        raise DeviceError(f"device={name!r} is not auto, cpu, cuda, cuda:N or mps")
-    if name == "mps" and not torch.backends.mps.is_available():
-        raise DeviceError("device='mps': this machine has no Apple GPU that torch can use; try --device cpu")
-    if name.startswith("cuda"):
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        index = int(name.partition(":")[2] or local_rank)
-        if count == 0:
-            raise DeviceError(f"device={name!r}: torch finds no CUDA device here; try --device cpu")
-        if processes > 1 and ":" in name:
-            raise DeviceError(f"device={name!r} names one GPU for {processes} processes; use --device cuda")
-        if index >= count:
-            raise DeviceError(
-                f"device={name!r}: process {local_rank} needs GPU {index}, but there are {count}, from 0 on"
-            )
-        device = torch.device("cuda", index)
-        torch.cuda.set_device(device)
-        return device
-    return torch.device(name)
 
 
 def choose_precision(device: torch.device, mixed: bool) -> Precision:

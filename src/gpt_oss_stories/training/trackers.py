@@ -28,6 +28,8 @@ class Tracker(ABC):
     """One place that metrics are sent to."""
 
     name: str
+    package: tuple[str, str]
+    """The module that is imported, and the name of the package that has it."""
 
     @abstractmethod
     def log(self, record: StepRecord) -> None:
@@ -57,10 +59,31 @@ def _imported(module: str, package: str) -> Any:
         ) from None
 
 
+def require_packages(config: TrainingConfig) -> None:
+    """See that the packages of the trackers that are asked for are there, before a run changes anything.
+
+    Raises:
+        TrackerError: a package is missing.
+    """
+    for wanted, module, package in (
+        (config.use_wandb, *WandbTracker.package),
+        (config.use_tensorboard, *TensorBoardTracker.package),
+    ):
+        if not wanted:
+            continue
+        try:
+            _imported(module, package)
+        except TrackerError:
+            raise
+        except Exception:  # noqa: BLE001 - there but broken: `Trackers.open` tells of it and goes on without it
+            pass
+
+
 class WandbTracker(Tracker):
     """Weights & Biases; without an API key the run is recorded on disk, to be sent later with `wandb sync`."""
 
     name = "Weights & Biases"
+    package = ("wandb", "wandb")
 
     def __init__(
         self,
@@ -70,7 +93,7 @@ class WandbTracker(Tracker):
         identifier: str | None,
         say: Callable[[str], None],
     ) -> None:
-        self._wandb = _imported("wandb", "wandb")
+        self._wandb = _imported(*self.package)
         mode = os.environ.get("WANDB_MODE") or ("online" if _has_wandb_key() else "offline")
         place = directory / "wandb"
         place.mkdir(parents=True, exist_ok=True)
@@ -121,9 +144,10 @@ class TensorBoardTracker(Tracker):
     """TensorBoard event files in the checkpoint folder."""
 
     name = "TensorBoard"
+    package = ("torch.utils.tensorboard", "tensorboard")
 
     def __init__(self, directory: Path, resumed_step: int) -> None:
-        writer = _imported("torch.utils.tensorboard", "tensorboard").SummaryWriter
+        writer = _imported(*self.package).SummaryWriter
         # Events after the step that a run resumes from are hidden by those that are written again.
         self._writer = writer(str(directory / "tensorboard"), purge_step=resumed_step + 1 if resumed_step else None)
 

@@ -15,18 +15,11 @@ import contextlib
 import dataclasses
 import math
 import os
-import platform
-import shutil
-import signal
-import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -34,28 +27,32 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from .. import __version__
-from ..config import DataConfig, ModelConfig, TrainingConfig
-from ..data.batches import Batch, BatchStream, validation_batches
+from ..config import DataConfig, ModelConfig, TrainingConfig, check_run
+from ..data.batches import Batch, BatchStream
 from ..data.pipeline import PreparedData, prepare
+from ..device import choose_device
 from ..errors import StoryError
 from ..files import FileWriteError
 from ..model.model_file import save_model
-from ..model.multi_token import targets_at_depth
-from ..model.pointwise import compile_kernels
+from ..model.pointwise import CompileError, compile_kernels
 from ..model.transformer import Losses, StoryTransformer
+from ..model.transplant import WeightSource, start_from
 from ..tokenization import Vocabulary
 from . import checkpoint
-from .checkpoint import CheckpointError, RunState
-from .display import PreparationDisplay, TrainingDisplay, duration
+from .checkpoint import RunState
+from .display import PreparationDisplay, Speaker, TrainingDisplay, duration
 from .distributed import DistributedError, Processes, joined, launched_processes
-from .memory import BatchPlan, available_memory, plan_batch
+from .evaluation import Evaluation, evaluate
+from .memory import BatchPlan, available_memory, check_disk, plan_batch
 from .metrics import MetricsFile, StepRecord, peak_memory_bytes
 from .optimizer import StoryOptimizer
 from .plots import plot_training_curves
-from .precision import Precision, choose_device, choose_precision
+from .precision import Precision, choose_precision
+from .provenance import program_facts
+from .resume import starting_point
 from .schedule import Schedule, run_share
-from .trackers import Trackers
+from .signals import Signals
+from .trackers import Trackers, require_packages
 
 MODEL_FILE = "best_model.pt"
 METRICS_FILE = "metrics.jsonl"
@@ -102,15 +99,6 @@ class TrainingResult:
     """What the command should exit with: 0, or 128 plus the number of the signal that ended it."""
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Loss on held-out stories."""
-
-    loss_nats: float
-    bits_per_byte: float | None
-    multi_token_loss_nats: tuple[float, ...]
-
-
 def train(
     model_config: ModelConfig,
     training_config: TrainingConfig,
@@ -118,6 +106,7 @@ def train(
     *,
     console: Console | None = None,
     on_evaluation: EvaluationHook | None = None,
+    initial: WeightSource | None = None,
 ) -> TrainingResult:
     """Train a model, or go on with a run that was interrupted.
 
@@ -126,18 +115,26 @@ def train(
         training_config, data_config: the run and its stories.
         console: where progress is shown; standard error if not given.
         on_evaluation: tells a sample story after each evaluation.
+        initial: the opened model of `training_config.init_from`, with whose weights a new run starts.
 
     Raises:
         StoryError: something given cannot be used, memory or disk do not suffice, or the loss is no longer a number.
     """
+    check_run(model_config, training_config)
+    if training_config.init_from is not None and initial is None:
+        raise TrainingError(f"init_from={training_config.init_from!r}: open the model and give it as `initial`")
     rank, local_rank, world_size = launched_processes()
+    if rank == 0:  # the one that opens them
+        require_packages(training_config)
     if world_size > 1 and not training_config.use_ddp:
         raise DistributedError(f"torchrun started {world_size} processes, but use_ddp is off: add --use-ddp")
     device = choose_device(training_config.device, local_rank=local_rank, processes=world_size)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # before anything is put on it
     if console is None:
         console = Console(stderr=True)
     with joined(rank, local_rank, world_size, device) as processes:
-        say = _Speaker(console if processes.is_main else None)
+        say = Speaker(console if processes.is_main else None)
         if training_config.use_ddp and world_size == 1:
             say("--use-ddp without torchrun: training in one process (torchrun --nproc-per-node=N starts N)")
         if device.type == "cpu" and world_size > 1:
@@ -147,13 +144,18 @@ def train(
         data = _prepare(data_config, processes, say)
         model_config = model_config.replace(vocab_size=data.vocabulary.size)
         length = training_config.train_length or model_config.block_size
-        if length > model_config.block_size:
-            raise TrainingError(
-                f"train_length={length} is longer than the model's block_size={model_config.block_size}: "
-                "lower the first or raise the second"
-            )
         run = _Run(
-            model_config, training_config, data_config, data, length, device, precision, processes, say, on_evaluation
+            model_config,
+            training_config,
+            data_config,
+            data,
+            length,
+            device,
+            precision,
+            processes,
+            say,
+            on_evaluation,
+            initial,
         )
         return run.execute()
 
@@ -162,7 +164,7 @@ def _cpu_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _prepare(config: DataConfig, processes: Processes, say: _Speaker) -> PreparedData:
+def _prepare(config: DataConfig, processes: Processes, say: Speaker) -> PreparedData:
     """Prepared stories; the main process prepares them while the others wait."""
     data: PreparedData | None = None
     if processes.is_main:
@@ -171,20 +173,6 @@ def _prepare(config: DataConfig, processes: Processes, say: _Speaker) -> Prepare
         say(data.summary)
     processes.wait()
     return prepare(config.replace(process_data=False)) if data is None else data
-
-
-class _Speaker:
-    """Prints lines that stay; above the live display while there is one."""
-
-    def __init__(self, console: Console | None) -> None:
-        self.console = console
-        self.display: TrainingDisplay | None = None
-
-    def __call__(self, text: str, style: str = "") -> None:
-        if self.display is not None:
-            self.display.line(text, style)
-        elif self.console is not None:
-            self.console.print(text, style=style or None, markup=False, highlight=False, soft_wrap=True)
 
 
 class _LossModule(nn.Module):
@@ -196,31 +184,6 @@ class _LossModule(nn.Module):
 
     def forward(self, tokens: Tensor, documents: Tensor, trained: Tensor, **options: Any) -> Losses:
         return self.model.loss(tokens, documents, trained, **options)
-
-
-class _Signals:
-    """Remembers SIGINT and SIGTERM instead of dying of them; a second SIGINT is obeyed at once."""
-
-    def __init__(self, say: _Speaker) -> None:
-        self.received: int | None = None
-        self._say = say
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> _Signals:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.received = number
-        self._say(f"{signal.Signals(number).name} received: finishing this step and saving", "yellow")
 
 
 @dataclass
@@ -250,12 +213,13 @@ class _Run:
         device: torch.device,
         precision: Precision,
         processes: Processes,
-        say: _Speaker,
+        say: Speaker,
         on_evaluation: EvaluationHook | None,
+        initial: WeightSource | None,
     ) -> None:
         self.config, self.data_config, self.data = config, data_config, data
         self.length, self.device, self.precision, self.processes = length, device, precision, processes
-        self.say, self.on_evaluation = say, on_evaluation
+        self.say, self.on_evaluation, self.initial = say, on_evaluation, initial
         self.directory = Path(config.checkpoint_dir)
         self.schedule = Schedule.from_config(config)
         self.identity = {
@@ -266,6 +230,8 @@ class _Run:
             "optimizer": config.optimizer,
             "row length": length,
         }
+        if initial is not None:
+            self.identity["started from"] = str(initial.path.resolve())
         self.plan = self._plan(model_config)
         torch.manual_seed(config.seed + processes.rank)
         model = StoryTransformer(model_config, seed=config.seed).to(device)
@@ -296,6 +262,7 @@ class _Run:
             rank=processes.rank,
             world_size=processes.world_size,
         )
+        self.say(self.stream.describe(config.gradient_accumulation_steps))
         self.byte_counts = torch.tensor(
             [len(data.vocabulary.token_bytes(token)) for token in range(data.vocabulary.size)], device=device
         )
@@ -307,7 +274,6 @@ class _Run:
         self.evaluation: Evaluation | None = None
         self.train_loss: float | None = None
         self.since = _Since()
-        self.recorded_step: int | None = None
         self.draw_not_before = 0.0
 
     # Setting up
@@ -337,11 +303,10 @@ class _Run:
         return plan
 
     def _compile(self) -> None:
-        compiler = os.environ.get("CXX", "g++")
-        if self.device.type == "cpu" and not shutil.which(compiler):
-            self.say(f"--compile-model needs a C++ compiler, and {compiler} is not there: going on without", "yellow")
-            return
-        compile_kernels()
+        try:
+            compile_kernels(self.device, self.precision.dtype)
+        except CompileError as error:
+            self.say(f"--compile-model does not work here ({error}): going on without", "yellow")
 
     def _tensors(self) -> dict[str, Tensor]:
         """The live tensors that make up a state; other processes than the main one only add their random generators."""
@@ -357,6 +322,7 @@ class _Run:
         """Find the state to go on from, if any, and load it."""
         found = self.processes.share(self._choose_state() if self.processes.is_main else None)
         if found is None:
+            self._start_from_given_model()
             return
         path = Path(found)
         self.state = checkpoint.read_state(path)
@@ -384,59 +350,28 @@ class _Run:
         if self.state.world_size != self.processes.world_size:
             self.say(f"saved by {self.state.world_size} process(es), going on with {self.processes.world_size}")
 
+    def _start_from_given_model(self) -> None:
+        if self.initial is None:
+            return
+        notes = start_from(self.model, self.data.vocabulary, self.initial)
+        self.say(f"starting from the weights of {self.initial.path}")
+        for note in notes:
+            self.say(note)
+
     def _choose_state(self) -> str | None:
-        """The state to go on from. Files of another run, and states that are no longer of use, are moved aside."""
-        wish = self.config.resume
-        if wish not in ("auto", "never"):
-            return self._chosen_by_path(Path(wish))
-        difference = "--resume never" if wish == "never" else None
-        if wish == "auto":
-            for path in checkpoint.list_states(self.directory):
-                try:
-                    state = checkpoint.read_state(path)
-                except CheckpointError as error:
-                    self.say(f"{error}; trying the state before it", "yellow")
-                    continue
-                difference = _difference(state.identity, self.identity)
-                if difference is None:
-                    self._drop_later_states(state.step)
-                    return str(path)
-                break
-        moved = checkpoint.move_aside(self.directory, RUN_FILES)
-        if moved is not None:
-            self.say(f"another run's files are moved to {moved} ({difference or 'it has no sound state'})", "yellow")
-        return None
-
-    def _chosen_by_path(self, path: Path) -> str:
-        if not (path / checkpoint.STATE_FILE).is_file():
-            states = checkpoint.list_states(path)
-            if not states:
-                raise CheckpointError(
-                    f"--resume {path}: there is no training state; give a folder such as "
-                    f"{checkpoint.state_path(self.directory, 500)}, or auto, or never"
-                )
-            path = states[0]
-        state = checkpoint.read_state(path)
-        if (difference := _difference(state.identity, self.identity)) is not None:
-            raise CheckpointError(
-                f"--resume {path} is of another run ({difference}); use its settings, or --resume never"
-            )
-        if path.parent.resolve() == self.directory.resolve():
-            self._drop_later_states(state.step)
-        elif (moved := checkpoint.move_aside(self.directory, RUN_FILES)) is not None:
-            self.say(f"the files in {self.directory} are moved to {moved}", "yellow")
-        return str(path)
-
-    def _drop_later_states(self, step: int) -> None:
-        """Move aside the states after `step`: damaged ones, or ones that the run is taken back from."""
-        later = [
-            path.name
-            for path in checkpoint.list_states(self.directory)
-            if path > checkpoint.state_path(self.directory, step)
-        ]
-        if later:
-            moved = checkpoint.move_aside(self.directory, tuple(later), states=False)
-            self.say(f"{', '.join(sorted(later))} moved to {moved}", "yellow")
+        """The state to go on from. If there is room for what the run saves, what is in its way is moved aside."""
+        start = starting_point(self.directory, self.config.resume, self.identity, RUN_FILES, self.say)
+        states = [path.name for path in checkpoint.list_states(self.directory)]
+        models = [MODEL_FILE] if (self.directory / MODEL_FILE).exists() else []
+        check_disk(
+            self.plan.estimate,
+            self.config,
+            steps_done=start.step,
+            states_there=len(set(states).difference(start.aside)),
+            models_there=len(set(models).difference(start.aside)),
+        )
+        start.clear_the_way(self.directory, self.say)
+        return None if start.state is None else str(start.state)
 
     # The loop
 
@@ -457,7 +392,7 @@ class _Run:
             return self._result(complete=True, exit_code=0)
         stopped: int | None = None
         with contextlib.ExitStack() as stack:
-            signals = stack.enter_context(_Signals(self.say))
+            signals = stack.enter_context(Signals(self.say))
             self.metrics: MetricsFile | None = None
             self.trackers = Trackers([], self.say)
             if self.processes.is_main:
@@ -502,7 +437,7 @@ class _Run:
         limit = self.config.max_seconds
         return self.state.step >= self.config.max_iters or (limit is not None and seconds >= limit)
 
-    def _loop(self, signals: _Signals) -> int | None:
+    def _loop(self, signals: Signals) -> int | None:
         """Train until the run is over; the number of the signal that ended it, if one did."""
         before, started = self.state.training_seconds, time.monotonic()
         if self._due_evaluation_was_missed():
@@ -541,7 +476,7 @@ class _Run:
         began = time.monotonic()
         batches = ahead.result()
         following = builder.submit(self._rows_of_step, self.state.step + 1)
-        passes = [part for batch in batches for part in _split(batch, self.plan.rows)]
+        passes = [part for batch in batches for part in batch.split(self.plan.rows)]
         counts, share = self._step_counts(passes)
         sums, load = self._backward(passes, counts, share)
         factor = self.schedule.factor(self.state.step, elapsed)
@@ -645,22 +580,21 @@ class _Run:
         return True, norm
 
     def _after_step(self) -> None:
-        """What is due after a step: saving, then evaluating, then recording."""
+        """What is due after a step: saving, then evaluating and recording."""
         config, step = self.config, self.state.step
         over = step >= config.max_iters
         if step % config.save_interval == 0 and not over:
             self._save()
         if over:
             return  # `_finish` does it all
-        evaluated = step % config.eval_interval == 0
-        if evaluated:
+        if step % config.eval_interval == 0:
             self._evaluate_and_keep()
-        if evaluated or step % config.log_interval == 0 or self.since.steps == step == 1:
-            self._record(self.evaluation if evaluated else None)
+            if time.monotonic() >= self.draw_not_before:
+                self._draw()
+        elif step % config.log_interval == 0 or self.since.steps == step == 1:
+            self._record(None)
         else:
             self._show(self._new_record(None))
-        if evaluated and time.monotonic() >= self.draw_not_before:
-            self._draw()
 
     def _finish(self) -> None:
         """The end of a run: save, evaluate, record, draw."""
@@ -670,9 +604,6 @@ class _Run:
             checkpoint.update_state(self.state_path, training_seconds=self.state.training_seconds)
         if self.state.evaluated_step != self.state.step:
             self._evaluate_and_keep()
-        # A run that ends by the clock may end right after a step that was evaluated and recorded.
-        if self.since.steps or (self.evaluation is not None and self.recorded_step != self.state.step):
-            self._record(self.evaluation)
         self._draw()
 
     def _stop(self) -> None:
@@ -707,13 +638,19 @@ class _Run:
         self.display.activity("")
 
     def _evaluate_and_keep(self) -> None:
-        """Evaluate, keep the model if it is the best so far, and show a sample."""
+        """Evaluate, record it, keep the model if it is the best so far, and show a sample.
+
+        The state counts as evaluated only when all but the sample is on the disk: what a killed run did not get to is
+        made up for when it is resumed.
+        """
         self.display.activity("evaluating")
         self.evaluation = evaluation = self.evaluate()
         best = self.state.best_validation_loss
         better = evaluation is None or best is None or evaluation.loss_nats < best
         if evaluation is not None and better:
             best = evaluation.loss_nats
+        if self.since.steps or evaluation is not None:
+            self._record(evaluation)
         self.state = dataclasses.replace(self.state, best_validation_loss=best, evaluated_step=self.state.step)
         if self.processes.is_main:
             # There may be none yet although an earlier model was better: that of a state from another folder.
@@ -745,50 +682,22 @@ class _Run:
             self.say(text, "italic")
             self.trackers.text(self.state.step, text)
 
-    @torch.no_grad()
     def evaluate(self) -> Evaluation | None:
         """Loss on held-out stories, always the same ones; None without any."""
-        self.model.eval()
-        depths = self.model.config.multi_token_predict
-        sums, bytes_seen = [0.0] * (2 * depths), 0.0
-        batches = validation_batches(
+        return evaluate(
+            self.model,
             self.data.validation,
-            self.config.batch_size,
-            self.length,
-            self.config.eval_iters,
-            rank=self.processes.rank,
-            world_size=self.processes.world_size,
-        )
-        for batch in batches:
-            for part in _split(batch, self.plan.rows):
-                part = part.to(self.device)
-                counts = self.model.count_targets(part.documents, part.trained)
-                if not counts[0]:
-                    continue
-                losses = self.model.loss(part.tokens, part.documents, part.trained)
-                means = [losses.next_token, *losses.multi_token]
-                for depth, (mean, count) in enumerate(zip(means, counts, strict=True)):
-                    sums[2 * depth] += float(mean) * count
-                    sums[2 * depth + 1] += count
-                targets, counted = targets_at_depth(part.tokens, 0, part.documents, part.trained)
-                bytes_seen += float(self.byte_counts[targets[counted]].sum())
-        self.model.train()
-        *sums, bytes_seen = self.processes.total([*sums, bytes_seen])
-        if not sums[1]:
-            return None
-        return Evaluation(
-            loss_nats=sums[0] / sums[1],
-            bits_per_byte=sums[0] / math.log(2) / bytes_seen if bytes_seen else None,
-            multi_token_loss_nats=tuple(sums[2 * d] / max(1.0, sums[2 * d + 1]) for d in range(1, depths)),
+            self.byte_counts,
+            batch_size=self.config.batch_size,
+            length=self.length,
+            most_batches=self.config.eval_iters,
+            rows_at_once=self.plan.rows,
+            processes=self.processes,
         )
 
     def _save_model(self, evaluation: Evaluation | None) -> None:
         provenance: dict[str, Any] = {
-            "program_version": __version__,
-            "git_commit": _git_commit(),
-            "torch_version": torch.__version__,
-            "python_version": platform.python_version(),
-            "saved_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            **program_facts(),
             "device": str(self.device),
             "precision": str(self.precision.dtype).removeprefix("torch."),
             "step": self.state.step,
@@ -843,7 +752,7 @@ class _Run:
 
     def _record(self, evaluation: Evaluation | None) -> None:
         record = self._new_record(evaluation)
-        self.since, self.recorded_step = _Since(), self.state.step
+        self.since = _Since()
         if self.metrics is not None:
             self.metrics.write(record)
         self.trackers.log(record)
@@ -893,37 +802,3 @@ class _Run:
             "bold green",
         )
         self.say(f"model {result.best_model}, curves {result.plot}, metrics {self.directory / METRICS_FILE}")
-
-
-def _split(batch: Batch, rows: int) -> Iterator[Batch]:
-    """A batch as passes of at most `rows` rows."""
-    for begin in range(0, len(batch.tokens), rows):
-        part = slice(begin, begin + rows)
-        yield Batch(batch.tokens[part], batch.documents[part], batch.trained[part])
-
-
-def _difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """How another run differs from this one, in words; None if it is this one."""
-    parts = []
-    for key, value in now.items():
-        before = then.get(key)
-        if before == value:
-            continue
-        if isinstance(value, dict) and isinstance(before, dict):
-            names = [f"{name} {before.get(name)} -> {value.get(name)}" for name in {**before, **value}
-                     if before.get(name) != value.get(name)]  # fmt: skip
-            parts.append(f"{key}: {', '.join(names)}")
-        elif key in ("vocabulary", "data"):
-            parts.append(f"other {key}")
-        else:
-            parts.append(f"{key} {before} -> {value}")
-    return "; ".join(parts) or None
-
-
-def _git_commit() -> str | None:
-    """Commit of the program's own checkout, None if it is not one."""
-    root = Path(__file__).resolve().parents[3]
-    if not (root / ".git").exists() or not shutil.which("git"):
-        return None
-    found = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return found.stdout.strip() or None
