@@ -1,4 +1,4 @@
-"""The command `stories`: train, generate, prepare, inspect and verify.
+"""The command `stories`: train, generate, prepare, export, import, publish, inspect and verify.
 
 Each command reads its flags, builds the configurations and calls one function of a package below. Heavy imports stay
 inside the commands, so that `--help` and a refused flag take no longer than they must. Results go to standard output,
@@ -7,6 +7,7 @@ talk about them to standard error. Whatever a user can mend is one line, `error:
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -14,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from . import __version__
 from .config import (
@@ -26,10 +28,13 @@ from .config import (
     GenerationConfig,
     ModelConfig,
     TrainingConfig,
+    check_run,
     data_config,
     model_config,
     training_config,
+    without_effect,
 )
+from .device import DEVICE_NAMES
 from .environment import let_waiting_threads_sleep
 from .errors import StoryError
 from .options import GroupedCommand, config_options, given_values, option
@@ -106,14 +111,27 @@ def train(model_size: str, training_preset: str | None, dry_run: bool, **values:
     The model's size and the training preset set most values; a flag that you give replaces that value only.
     Everything is written to --checkpoint-dir: best_model.pt, training state, metrics and pictures of the curves.
     """
+    size_given = click.get_current_context().get_parameter_source("model_size") != ParameterSource.DEFAULT
     preset = training_preset or default_preset(model_size)
-    model, training, data = resolve_training(model_size, preset, values)
+    initial = None
+    if (path := values.get("TrainingConfig__init_from")) is not None:
+        if size_given:
+            raise ConfigError(f"--model-size {model_size} and --init-from {path}: the size is that of the given model")
+        from .interop.checkpoints import open_checkpoint
+
+        initial = open_checkpoint(path)
+        if initial.vocabulary is not None and values["DataConfig__vocabulary"] is None:
+            values["DataConfig__vocabulary"] = initial.vocabulary.kind
+    model, training, data = resolve_training(model_size, preset, values, None if initial is None else initial.config)
+    given = {name for kind in (ModelConfig, TrainingConfig, DataConfig) for name in given_values(kind, values)}
+    for sentence in without_effect(model, training, data, given):
+        click.echo(f"note: {sentence}", err=True)
     if dry_run:
-        click.echo(describe_training(model_size, preset, model, training, data))
+        click.echo(describe_training(model_size if initial is None else str(path), preset, model, training, data))
         return 0
     from .training.trainer import train as run
 
-    return run(model, training, data, on_evaluation=_sample_story).exit_code
+    return run(model, training, data, on_evaluation=_sample_story, initial=initial).exit_code
 
 
 def _sample_story(model: StoryTransformer, vocabulary: Vocabulary, step: int) -> str:
@@ -131,11 +149,12 @@ def _sample_story(model: StoryTransformer, vocabulary: Vocabulary, step: int) ->
     "--model-path",
     default=DEFAULT_MODEL_PATH,
     metavar="PATH",
-    help=f"A trained model: a .pt file of `stories train`.  [default: {DEFAULT_MODEL_PATH}]",
+    help=f"A trained model: a .pt file of `stories train`, a transformers or OpenAI directory, or a .gguf file."
+    f"  [default: {DEFAULT_MODEL_PATH}]",
 )
 @option("--prompt", default=None, help="How the stories begin.  [default: Once upon a time]")
 @option("--interactive", is_flag=True, help="Ask for one beginning after the other and stream each story.")
-@option("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps.  [default: auto]")
+@option("--device", default="auto", help=f"{DEVICE_NAMES}.  [default: auto]")
 @option("--json", "as_json", is_flag=True, help="Print one JSON object for each story.")
 @config_options(GenerationConfig, "Generation")
 def generate(model_path: str, prompt: str | None, interactive: bool, device: str, as_json: bool, **values: Any) -> int:
@@ -145,8 +164,10 @@ def generate(model_path: str, prompt: str | None, interactive: bool, device: str
     """
     generation = GenerationConfig.from_dict(given_values(GenerationConfig, values))
     from .generation.command import run_generate
+    from .interop.loading import open_storyteller
 
     return run_generate(
+        open_storyteller=open_storyteller,
         model_path=model_path,
         config=generation,
         prompt=prompt,
@@ -176,62 +197,284 @@ def prepare(model_size: str, **values: Any) -> None:
     click.echo(prepared.directory)
 
 
+_model_path_option = option(
+    "--model-path",
+    default=DEFAULT_MODEL_PATH,
+    metavar="PATH",
+    help=f"The model, in any format that `stories inspect` shows.  [default: {DEFAULT_MODEL_PATH}]",
+)
+
+
+@stories.command(cls=GroupedCommand)
+@_model_path_option
+@option(
+    "--format",
+    "layout",
+    choices=("huggingface", "openai", "gguf"),
+    default="huggingface",
+    help="huggingface: for transformers; openai: gpt-oss's own layout; gguf: for llama.cpp and Ollama."
+    "  [default: huggingface]",
+)
+@option("--out", required=True, metavar="DIR", help="The new directory.")
+@option(
+    "--dtype",
+    choices=("float32", "bfloat16"),
+    default="float32",
+    help="Precision of the weights (huggingface and openai).  [default: float32]",
+)
+@option(
+    "--gguf-type",
+    default="F16",
+    metavar="TYPE",
+    help="Precision of the matrices in a GGUF file: F32, F16, BF16, Q8_0, Q5_1, Q5_0, Q4_1, Q4_0, ...  [default: F16]",
+)
+@option("--mxfp4", is_flag=True, help="Keep the experts' matrices in four bits, as gpt-oss does (openai).")
+@option(
+    "--expand-vocabulary",
+    is_flag=True,
+    help="Put a story vocabulary's rows back into the table of 201,088 tokens, for the stock harmony tokenizer.",
+)
+@option("--name", default="", help="Name of the model, for its card and files.  [default: that of the directory]")
+@option(
+    "--max-shard-gib",
+    type=click.FloatRange(min=0, min_open=True),
+    default=5.0,
+    help="Largest weight file; larger models are split.  [default: 5]",
+)
+@option("--overwrite", is_flag=True, help="Replace the directory if an earlier export made it.")
+def export(
+    model_path: str,
+    layout: str,
+    out: str,
+    dtype: str,
+    gguf_type: str,
+    mxfp4: bool,
+    expand_vocabulary: bool,
+    name: str,
+    max_shard_gib: float,
+    overwrite: bool,
+) -> None:
+    """Write a model in the format of other tools.
+
+    What the format cannot hold is left out, with a line that says so. The directory's files are printed.
+    """
+    if mxfp4 and layout != "openai":
+        raise ConfigError(f"--mxfp4 is for --format openai; --format {layout} has --gguf-type or --dtype")
+    from .interop import export as formats
+    from .interop.checkpoints import open_checkpoint
+
+    source = open_checkpoint(model_path)
+    notes: tuple[str, ...] = ()
+    never_told: tuple[int, ...] = ()
+    if expand_vocabulary:
+        larger = formats.expanded(source)
+        source, notes, never_told = larger.source, larger.notes, larger.unknown_tokens
+    shard_bytes = int(max_shard_gib * 2**30)
+    if layout == "huggingface":
+        done = formats.export_huggingface(
+            source,
+            out,
+            dtype=dtype,
+            max_shard_bytes=shard_bytes,
+            name=name,
+            never_told=never_told,
+            overwrite=overwrite,
+        )
+    elif layout == "openai":
+        done = formats.export_openai(
+            source, out, dtype=dtype, mxfp4=mxfp4, max_shard_bytes=shard_bytes, overwrite=overwrite
+        )
+    else:
+        done = formats.export_gguf(source, out, tensor_type=gguf_type, name=name, overwrite=overwrite)
+    for note in [*notes, *done.notes]:
+        click.echo(f"note: {note}", err=True)
+    for path in done.files:
+        click.echo(f"{path}  {path.stat().st_size:,} bytes")
+
+
+@stories.command(name="import", cls=GroupedCommand)
+@click.argument("path")
+@option("--out", required=True, metavar="FILE", help="The new model file, such as checkpoints/imported.pt.")
+@option(
+    "--dtype",
+    choices=("float32", "bfloat16"),
+    default="float32",
+    help="Precision of the weights in the file.  [default: float32]",
+)
+@option(
+    "--vocabulary-of",
+    metavar="PATH",
+    help="Move the model to the vocabulary of this model or folder of prepared stories.",
+)
+@option("--overwrite", is_flag=True, help="Replace the file if there is one.")
+def import_model(path: str, out: str, dtype: str, vocabulary_of: str | None, overwrite: bool) -> None:
+    """Make a model file of ours from PATH: a transformers or OpenAI directory, or a .gguf file.
+
+    `stories train --init-from` starts from PATH directly; this is for keeping, moving and telling stories.
+    """
+    from .interop.checkpoints import open_checkpoint
+    from .interop.importing import import_checkpoint
+
+    vocabulary = None if vocabulary_of is None else _vocabulary_of(vocabulary_of)
+    source = open_checkpoint(path)
+    for note in import_checkpoint(source, out, dtype=dtype, vocabulary=vocabulary, overwrite=overwrite):
+        click.echo(f"note: {note}", err=True)
+    click.echo(f"{out}  {os.path.getsize(out):,} bytes")
+
+
+def _vocabulary_of(path: str) -> Vocabulary:
+    from .interop.checkpoints import open_checkpoint
+
+    if _is_prepared(path):
+        from .data.pipeline import load_prepared
+
+        return load_prepared(path, reused=True).vocabulary
+    vocabulary = open_checkpoint(path).vocabulary
+    if vocabulary is None:
+        raise ConfigError(f"--vocabulary-of {path}: its vocabulary is not known")
+    return vocabulary
+
+
+def _is_prepared(path: str) -> bool:
+    """A folder of prepared stories, as opposed to a model: it may be a broken one of either kind."""
+    return os.path.isdir(path) and not any(name == "config.json" or name.endswith(".gguf") for name in os.listdir(path))
+
+
 @stories.command(cls=GroupedCommand)
 @click.argument("path", default=DEFAULT_MODEL_PATH)
+@option("--tensors", is_flag=True, help="List every tensor of a model.")
+@option("--verify", "check", is_flag=True, help="Read all of an exported model and hold it to its checksums.")
 @option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def inspect(path: str, as_json: bool) -> None:
-    """Show what PATH holds: a model file (its settings, size, vocabulary and origin) or a folder of prepared stories.
+def inspect(path: str, tensors: bool, check: bool, as_json: bool) -> None:
+    """Show what PATH holds: a model of any format, or a folder of prepared stories.
 
-    PATH is checkpoints/best_model.pt when not given.
+    A model may be a .pt file, a transformers or OpenAI directory, or a .gguf file: its settings, size, vocabulary,
+    origin, checksums and tensors. PATH is checkpoints/best_model.pt when not given.
     """
-    facts = _prepared_facts(path) if os.path.isdir(path) else _model_facts(path)
+    if _is_prepared(path):
+        facts = _prepared_facts(path)
+    else:
+        from .interop.checkpoints import open_checkpoint
+        from .interop.inspection import checkpoint_facts
+
+        facts = checkpoint_facts(open_checkpoint(path), tensors=tensors, verify=check)
     if as_json:
         click.echo(json.dumps(facts, default=str))
         return
+    from .generation.output import harmless
+
     click.echo(path)
     for heading, values in facts.items():
-        click.echo("\n" + "\n".join(_section(heading, values)))
-
-
-def _model_facts(path: str) -> dict[str, dict[str, Any]]:
-    """What a model file holds, by heading."""
-    from .model.model_file import load_model_file
-
-    found = load_model_file(path)
-    report = found.config.parameters()
-    # The settings of the run are mappings of their own: each becomes a section.
-    origin = {name: value for name, value in found.provenance.items() if not isinstance(value, Mapping)}
-    settings = {name: dict(value) for name, value in found.provenance.items() if isinstance(value, Mapping)}
-    return {
-        "parameters": {
-            "total": report.total,
-            "active_per_token": report.active,
-            "embedding": report.embedding,
-            "non_embedding": report.non_embedding,
-        },
-        "vocabulary": _vocabulary_facts(found.vocabulary),
-        "model_config": found.config.to_dict(),
-        "provenance": origin,
-        **settings,
-    }
+        # Files of others may say anything about themselves, also things that steer a terminal.
+        click.echo(harmless("\n" + "\n".join(_section(heading, values))))
 
 
 def _prepared_facts(path: str) -> dict[str, dict[str, Any]]:
     """What a folder of prepared stories holds, by heading."""
     from .data.pipeline import load_prepared
+    from .interop.inspection import vocabulary_facts
 
     prepared = load_prepared(path, reused=True)
     splits = {"train": prepared.train, "validation": prepared.validation}
     return {
         "stories": {name: len(shard) for name, shard in splits.items()},
-        "vocabulary": _vocabulary_facts(prepared.vocabulary),
+        "vocabulary": vocabulary_facts(prepared.vocabulary),
         "provenance": {"fingerprint": prepared.fingerprint},
         "summary": {str(number): line for number, line in enumerate(prepared.summary.splitlines(), 1)},
     }
 
 
-def _vocabulary_facts(vocabulary: Vocabulary) -> dict[str, Any]:
-    return {"kind": vocabulary.kind, "size": vocabulary.size, "fingerprint": vocabulary.fingerprint}
+@stories.command(cls=GroupedCommand)
+@_model_path_option
+@option("--out", required=True, metavar="DIR", help="The folder to make, or with --prepared the one to upload.")
+@option("--name", default="", help="The model's name.  [default: --upload's, or that of the folder]")
+@option(
+    "--dtype",
+    choices=("float32", "bfloat16"),
+    default="bfloat16",
+    help="Precision of the weights.  [default: bfloat16]",
+)
+@option("--expand-vocabulary", is_flag=True, help="Give a model with a story vocabulary all 201,088 tokens.")
+@option("--gguf-type", metavar="TYPE", help="Add a GGUF file of this type, such as F16 or Q8_0.")
+@option("--with-original", is_flag=True, help="Add the model as a .pt file of this program.")
+@option("--no-sample", is_flag=True, help="No story by the model in its card.")
+@option("--license", default="apache-2.0", help="Identifier of the weights' licence.  [default: apache-2.0]")
+@option("--language", help="Code of the stories' language.  [default: en for the built-in stories]")
+@option("--device", default="auto", help=f"Where the sample story is told: {DEVICE_NAMES}.  [default: auto]")
+@option(
+    "--max-shard-gib",
+    type=click.FloatRange(min=0, min_open=True),
+    default=5.0,
+    help="Largest weight file; larger models are split.  [default: 5]",
+)
+@option("--upload", metavar="OWNER/NAME", group="Upload", help="Send the folder to this repository on the Hub.")
+@option("--prepared", is_flag=True, group="Upload", help="Upload DIR as it was prepared before.")
+@option("--private", is_flag=True, group="Upload", help="The repository must be private; a new one is made so.")
+@option("--revision", metavar="BRANCH", group="Upload", help="Branch to upload to.  [default: main]")
+@option("--message", group="Upload", help="What the commit is called.")
+@option("--edited-card", is_flag=True, group="Upload", help="README.md was changed by hand since it was prepared.")
+@option("--overwrite", is_flag=True, group="Upload", help="Replace a model that this program did not publish.")
+def publish(
+    model_path: str,
+    out: str,
+    name: str,
+    dtype: str,
+    expand_vocabulary: bool,
+    gguf_type: str | None,
+    with_original: bool,
+    no_sample: bool,
+    license: str,
+    language: str | None,
+    device: str,
+    max_shard_gib: float,
+    upload: str | None,
+    prepared: bool,
+    private: bool,
+    revision: str | None,
+    message: str | None,
+    edited_card: bool,
+    overwrite: bool,
+) -> None:
+    """Prepare a folder for the Hugging Face Hub, and upload it when asked.
+
+    The folder holds the model for transformers, its tokenizer, a card with its data, figures and limits, and a licence.
+    Look at it before you publish it. With --upload it is sent; the access token is that of `hf auth login` or of the
+    variable HF_TOKEN.
+    """
+    from .interop.publish import prepare_publication, upload_publication
+
+    if prepared and upload is None:
+        raise ConfigError("--prepared is for --upload OWNER/NAME: without it there is nothing to do")
+    if not prepared:
+        publication = prepare_publication(
+            model_path,
+            out,
+            name=name or upload or os.path.basename(os.path.abspath(out)),
+            dtype=dtype,
+            max_shard_bytes=int(max_shard_gib * 2**30),
+            expand_vocabulary=expand_vocabulary,
+            gguf=gguf_type,
+            with_original=with_original,
+            with_sample=not no_sample,
+            license=license,
+            language=language,
+            device=device,
+        )
+        for note in publication.notes:
+            click.echo(f"note: {note}", err=True)
+        click.echo("\n".join(publication.describe()))
+    if upload is not None:
+        page = upload_publication(
+            out,
+            upload,
+            private=private,
+            revision=revision,
+            message=message,
+            edited_card=edited_card,
+            overwrite=overwrite,
+            say=lambda line: click.echo(line, err=True),
+        )
+        click.echo(page)
 
 
 @stories.command(cls=GroupedCommand)
@@ -243,17 +486,24 @@ def verify() -> None:
 
 
 def resolve_training(
-    size: str, preset: str, values: Mapping[str, Any]
+    size: str, preset: str, values: Mapping[str, Any], initial: ModelConfig | None = None
 ) -> tuple[ModelConfig, TrainingConfig, DataConfig]:
     """The configurations of a training run: the size, the preset, and over both the flags that were given.
 
+    Args:
+        initial: the architecture of the model that training starts from, in place of that of the size.
+
     Raises:
-        ConfigError: with the problems of all three configurations.
+        ConfigError: with the problems of all three configurations, or of their combination.
     """
+
+    def initial_model(name: str, **overrides: Any) -> ModelConfig:
+        return model_config(name, **overrides) if initial is None else initial.replace(**overrides)
+
     results: list[Config] = []
     problems: list[str] = []
     for build, name, config_class in (
-        (model_config, size, ModelConfig),
+        (initial_model, size, ModelConfig),
         (training_config, preset, TrainingConfig),
         (data_config, size, DataConfig),
     ):
@@ -267,6 +517,7 @@ def resolve_training(
     assert isinstance(model, ModelConfig)
     assert isinstance(training, TrainingConfig)
     assert isinstance(data, DataConfig)
+    check_run(model, training)
     return model, training, data
 
 
@@ -330,7 +581,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _refuse(error.format_message())
     except StoryError as error:
         return _refuse(str(error))
+    except OSError as error:
+        return _refuse(_refused_by_the_system(error))
     return code if isinstance(code, int) else 0  # the commands return nothing or an exit code
+
+
+def _refused_by_the_system(error: OSError) -> str:
+    """What a full disk, or a folder that is closed to the user, did where nothing nearer has words for it."""
+    if error.filename is None and error.errno == errno.ENOSPC:
+        # Python flushes once more when it shuts down: nothing may be left that it could fail to write.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return f"{error.filename or 'the output cannot be written'}: {error.strerror or error}"
 
 
 def _refuse(message: str) -> int:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gpt_oss_stories.interop.foreign import load_foreign_directory
+from gpt_oss_stories.interop.checkpoints import open_checkpoint
 from gpt_oss_stories.interop.loading import load_model
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -39,7 +39,7 @@ def test_balance_loss_statistics_equal_transformers():
     the pools."""
     directory = FIXTURES / "hf-format-tiny"
     expected = load_file(directory / "expected.safetensors")
-    network = load_foreign_directory(directory)
+    network = open_checkpoint(directory).build()
     logits = []
     hooks = [
         layer.experts.router.register_forward_hook(lambda module, given, result: logits.append(result))

@@ -258,7 +258,7 @@ def _story_files(path: Path) -> tuple[list[Path], int]:
         raise DataError(f"dataset path {path} {kind}; give a .txt or .jsonl file with stories, or a folder of them")
     found: list[Path] = []
     others = 0
-    for folder, folders, names in os.walk(path):
+    for folder, folders, names in os.walk(path, onerror=_refuse_folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
             file = Path(folder, name)
@@ -274,6 +274,11 @@ def _story_files(path: Path) -> tuple[list[Path], int]:
             f"({_count(others, 'other file', 'other files')})"
         )
     return sorted(found, key=lambda file: file.relative_to(path).parts), others
+
+
+def _refuse_folder(error: OSError) -> None:
+    """A folder that cannot be read may hold stories: it is not passed over."""
+    raise DataError(f"cannot read the folder {error.filename}: {error.strerror or error}") from error
 
 
 def _limited_lines(binary: BinaryIO, limit: int) -> Iterator[bytes | None]:

@@ -1,4 +1,4 @@
-"""One door to every kind of model: ours, a `transformers` directory, an OpenAI directory."""
+"""A model ready to be asked, from any format."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from ..config import ModelConfig
+from ..device import choose_device
 from ..generation.engine import Storyteller
-from ..model.model_file import ModelFileError, load_model_file
 from ..model.transformer import StoryTransformer
 from ..tokenization import Vocabulary
-from .foreign import load_foreign_directory
+from .checkpoints import open_checkpoint
 
 
 class LoadedModel:
@@ -21,7 +21,7 @@ class LoadedModel:
 
     Attributes:
         network: the transformer itself, in float32 on the CPU.
-        vocabulary: its tokenizer; None for foreign checkpoints, whose ids are what their own tokenizer makes.
+        vocabulary: its tokenizer; None for other programs' checkpoints with a tokenizer that is not harmony's.
     """
 
     def __init__(self, network: StoryTransformer, vocabulary: Vocabulary | None) -> None:
@@ -51,19 +51,26 @@ class LoadedModel:
         return self._storyteller.generate_tokens(prompt_ids, max_new_tokens, temperature=temperature)
 
 
-def load_model(path: str | Path) -> LoadedModel:
-    """Open a model.
-
-    Args:
-        path: a model file of ours (`best_model.pt`), or a directory in the layout of `transformers` or of OpenAI.
+def open_storyteller(path: str | Path, device: str = "auto") -> Storyteller:
+    """`Storyteller.open` for models of any format.
 
     Raises:
-        ModelFileError, CheckpointError: it is missing, damaged, or not a GPT-OSS model; one line says which.
+        StoryError: there is no sound model at `path`, or the device is not there.
     """
-    path = Path(path)
-    if path.is_dir():
-        return LoadedModel(load_foreign_directory(path), None)
-    if not path.exists():
-        raise ModelFileError(f"no model at {path}: give a model file or a checkpoint directory")
-    file = load_model_file(path)
-    return LoadedModel(file.build(), file.vocabulary)
+    where = choose_device(device)
+    checkpoint = open_checkpoint(path)
+    return Storyteller(checkpoint.build().to(where).eval(), checkpoint.vocabulary)
+
+
+def load_model(path: str | Path) -> LoadedModel:
+    """Open a model and load its weights.
+
+    Args:
+        path: a model file of ours (`best_model.pt`), a directory in the layout of `transformers` or of OpenAI, or a
+            GGUF file.
+
+    Raises:
+        StoryError: it is missing, damaged, or not a GPT-OSS model; one line says which.
+    """
+    checkpoint = open_checkpoint(path)
+    return LoadedModel(checkpoint.build(), checkpoint.vocabulary)

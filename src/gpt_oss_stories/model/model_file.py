@@ -35,6 +35,9 @@ from .transformer import StoryTransformer
 
 FORMAT = "gpt_oss_stories.model"
 VERSION = 1
+MAX_PLAIN_LENGTH = 64 * 2**20
+"""Longest text of what is not weights, each value counted as 64 characters more than it has: a million values."""
+MAX_PLAIN_DEPTH = 64
 
 
 class ModelFileError(StoryError):
@@ -207,6 +210,8 @@ def load_model_file(path: str | Path) -> ModelFile:
         isinstance(name, str) and _is_plain_tensor(tensor) for name, tensor in weights.items()
     ):
         raise ModelFileError(f"{path} is damaged: its weights are not a table of named tensors")
+    if not _is_short(contents, skip="weights"):
+        raise ModelFileError(f"{path} is damaged: its settings are nested too deeply, or without end")
     try:
         matches = contents.get("checksum") == _checksum(contents)
     except (KeyError, TypeError, ValueError) as error:
@@ -223,6 +228,25 @@ def load_model_file(path: str | Path) -> ModelFile:
     if not isinstance(contents["provenance"], dict):
         raise ModelFileError(f"{path} is damaged: its provenance is not a table")
     return ModelFile(config=config, vocabulary=vocabulary, provenance=contents["provenance"], weights=weights)
+
+
+def _is_short(contents: Mapping[str, Any], *, skip: str) -> bool:
+    """Whether the plain values would be of bounded length as text. Lists that hold the same list many times take no
+    memory until they are written out, so each is counted as often as it would be written."""
+    waiting: list[tuple[Any, int]] = [(value, 0) for key, value in contents.items() if key != skip]
+    length = 0
+    while waiting:
+        value, depth = waiting.pop()
+        inner: list[Any] = []
+        if isinstance(value, Mapping):
+            inner = [*value.keys(), *value.values()]
+        elif isinstance(value, (list, tuple)):
+            inner = list(value)
+        length += 64 * len(inner) + (len(value) if isinstance(value, str) else 0)
+        if length > MAX_PLAIN_LENGTH or depth > MAX_PLAIN_DEPTH:
+            return False
+        waiting.extend((item, depth + 1) for item in inner)
+    return True
 
 
 def _first_line(error: Exception) -> str:

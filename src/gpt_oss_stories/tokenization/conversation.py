@@ -27,12 +27,12 @@ MAX_FIELD_CHARACTERS = 2_000
 _USER, _ASSISTANT, _FINAL = "user", "assistant", "final"
 """Roles and the channel for what the reader is to see; ordinary words in the harmony format."""
 
-_DETERMINERS = (
+DETERMINERS = (
     *("a", "an", "the", "this", "that", "some", "many", "several", "one", "two", "three", "four", "five", "six"),
     *("my", "your", "his", "her", "its", "our", "their"),
 )
-_SOUNDS_LIKE_YOU_OR_WON = ("unic", "unif", "uniq", "unit", "univ", "use", "usu", "eu", "ewe", "uku", "one", "once")
-_SILENT_H = ("hour", "honest", "honour", "honor", "heir")
+SOUNDS_LIKE_YOU_OR_WON = ("unic", "unif", "uniq", "unit", "univ", "use", "usu", "eu", "ewe", "uku", "one", "once")
+SILENT_H = ("hour", "honest", "honour", "honor", "heir")
 
 
 class RequestError(StoryError):
@@ -63,10 +63,10 @@ def _with_article(kind: str) -> str:
     words = kind.lower().split()
     first, last = words[0], words[-1]
     plural = last.endswith("s") and not last.endswith(("ss", "us", "is"))
-    if first in _DETERMINERS or first.endswith(("'s", "’s")) or plural:
+    if first in DETERMINERS or first.endswith(("'s", "’s")) or plural:
         return kind
-    vowel = first.startswith(("a", "e", "i", "o", "u")) and not first.startswith(_SOUNDS_LIKE_YOU_OR_WON)
-    return f"an {kind}" if vowel or first.startswith(_SILENT_H) else f"a {kind}"
+    vowel = first.startswith(("a", "e", "i", "o", "u")) and not first.startswith(SOUNDS_LIKE_YOU_OR_WON)
+    return f"an {kind}" if vowel or first.startswith(SILENT_H) else f"a {kind}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -151,7 +151,12 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, CheckpointException):
         for wrapped in error.failures.values():
             return _reason(wrapped[0])
-    return getattr(error, "strerror", None) or str(error).splitlines()[0]
+    cause: BaseException | None = error
+    while cause is not None:  # torch's writer reports only that a write failed; the system's reason is in its context
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return str(error).splitlines()[0]
 
 
 def _sync_directory(directory: Path) -> None:

@@ -7,6 +7,7 @@ interrupted.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -128,7 +129,9 @@ class MetricsFile:
             raise FileWriteError(f"cannot write {self.path}: {error.strerror or error}") from error
 
     def close(self) -> None:
-        self._file.close()
+        # A line that could not be written is still in the buffer: `write` has told of it.
+        with contextlib.suppress(OSError):
+            self._file.close()
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

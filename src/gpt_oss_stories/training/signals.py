@@ -32,5 +32,5 @@ class Signals:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
+        # Nothing is printed here: the signal may have come in the middle of a line that is being printed.
         self.received = number
-        self._say(f"{signal.Signals(number).name} received: finishing this step and saving", "yellow")

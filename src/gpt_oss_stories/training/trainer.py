@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import math
 import os
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -377,6 +378,8 @@ class _Run:
 
     def execute(self) -> TrainingResult:
         """Run to the end, or to a signal."""
+        if self.processes.is_main:
+            self._clear_leftovers()
         self._resume()
         config = self.config
         identifiers = self.state.trackers
@@ -389,6 +392,8 @@ class _Run:
                 f"this run is complete: {self.state.step:,} steps in {duration(self.state.training_seconds)}. "
                 "A larger --max-iters or --max-seconds goes on with it, --resume never starts anew."
             )
+            if self.processes.is_main:
+                self._draw_if_missed()
             return self._result(complete=True, exit_code=0)
         stopped: int | None = None
         with contextlib.ExitStack() as stack:
@@ -425,6 +430,18 @@ class _Run:
         self._report_end(result)
         return result
 
+    def _clear_leftovers(self) -> None:
+        """Remove what a run that was killed while it wrote a file has left beside it."""
+        for folder in (self.directory, (self.directory / PLOT_FILE).parent, *checkpoint.list_states(self.directory)):
+            for leftover in folder.glob(".*.part"):
+                leftover.unlink(missing_ok=True)
+
+    def _draw_if_missed(self) -> None:
+        """Draw the curves of a run that was killed while it drew them."""
+        metrics, picture = self.directory / METRICS_FILE, self.directory / PLOT_FILE
+        if metrics.exists() and not (picture.exists() and picture.stat().st_mtime >= metrics.stat().st_mtime):
+            plot_training_curves(metrics, picture)
+
     def _make_directory(self) -> None:
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -450,6 +467,7 @@ class _Run:
                 elapsed, stop = self.processes.largest([elapsed, float(signals.received or 0)])
                 self.state = dataclasses.replace(self.state, training_seconds=elapsed)
                 if stop and not self._is_over(elapsed):
+                    self.say(f"{signal.Signals(int(stop)).name} received: saving", "yellow")
                     self._stop()
                     return int(stop)
                 if self._is_over(elapsed):
@@ -708,6 +726,9 @@ class _Run:
             "validation_bits_per_byte": None if evaluation is None else evaluation.bits_per_byte,
             "data_fingerprint": self.data.fingerprint,
             "vocabulary_fingerprint": self.data.vocabulary.fingerprint,
+            "train_stories": len(self.data.train),
+            "train_tokens": len(self.data.train.tokens),
+            "validation_stories": len(self.data.validation),
             "training_config": self.config.to_dict(),
             "data_config": self.data_config.to_dict(),
         }

@@ -1,4 +1,4 @@
-"""Foreign checkpoint directories that cannot be read give one line that says why."""
+"""Checkpoint directories of other programs that cannot be read give one line that says why."""
 
 import json
 import shutil
@@ -48,14 +48,14 @@ def test_missing_and_surplus_tensors_are_named(directory):
     save_file({n: t for n, t in tensors.items() if n != name}, directory / "model.safetensors")
     refused(directory, f"missing: {name}")
     save_file({**tensors, "stranger": torch.zeros(1)}, directory / "model.safetensors")
-    refused(directory, "unknown tensors: stranger")
+    refused(directory, "unknown: stranger")
 
 
 def test_wrong_shapes_are_named(directory):
     tensors = load_file(directory / "model.safetensors")
     name = next(n for n in sorted(tensors) if n.endswith("sinks"))
     save_file({**tensors, name: torch.zeros(5)}, directory / "model.safetensors")
-    refused(directory, r"layers.0.attention.sinks is \(5,\), expected \(4,\)")
+    refused(directory, rf"{name} is \(5,\), expected \(4,\)")
 
 
 def test_damaged_files(directory):
@@ -69,11 +69,11 @@ def test_damaged_files(directory):
     (directory / "config.json").write_text("[]")
     refused(directory, "not an object")
     (directory / "config.json").unlink()
-    refused(directory, "cannot be read as JSON")
+    refused(directory, "has no config.json")
 
 
 def test_settings_that_cannot_work(directory):
-    change_config(directory, num_hidden_layers=10**9)
+    change_config(directory, num_hidden_layers=10**9, layer_types=None)
     refused(directory, "above 1024")
     change_config(directory, num_hidden_layers="four")
     refused(directory, "config.json")
@@ -87,5 +87,46 @@ def test_other_architectures_and_conventions_are_refused(tmp_path):
     refused(directory, "model_type is 'llama'")
     change_config(directory, model_type="gpt_oss", rope_parameters={**config["rope_parameters"], "truncate": True})
     refused(directory, "truncated")
-    change_config(directory, rope_parameters=config["rope_parameters"], layer_types=["full_attention"] * 4)
+    kinds = ["full_attention", "full_attention", "sliding_attention", "full_attention"]
+    change_config(directory, rope_parameters=config["rope_parameters"], layer_types=kinds)
     refused(directory, "alternate")
+
+
+def test_an_index_cannot_lead_out_of_the_directory(directory):
+    (directory.parent / "secret.safetensors").write_bytes((directory / "model.safetensors").read_bytes())
+    for name in ("../secret.safetensors", str(directory.parent / "secret.safetensors"), "config.json", ""):
+        (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+        refused(directory, "no safetensors file in the same directory")
+
+
+def test_an_index_that_names_missing_files_or_none(directory):
+    index = directory / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "model-00001-of-00002.safetensors"}}))
+    refused(directory, "weight files are missing: model-00001-of-00002")
+    index.write_text(json.dumps({"weight_map": ["model.safetensors"]}))
+    refused(directory, "not a table")
+
+
+def test_headers_larger_than_the_file_or_than_reason(directory):
+    path = directory / "model.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes((1 << 62).to_bytes(8, "little") + whole[8:])
+    refused(directory, "do not hold its header")
+    path.write_bytes((20 << 20).to_bytes(8, "little") + b" " * (21 << 20))
+    refused(directory, "at most")
+
+
+def test_a_configuration_of_endless_layers_is_refused_before_it_is_built(directory, monkeypatch):
+    def built(config):
+        raise AssertionError("a model was built")
+
+    monkeypatch.setattr("gpt_oss_stories.interop.checkpoints.parameter_shapes", built)
+    change_config(directory, num_hidden_layers=1000, layer_types=None)
+    refused(directory, "missing")
+
+
+def test_expert_matrices_of_the_wrong_kind(directory):
+    tensors = load_file(directory / "model.safetensors")
+    name = next(n for n in sorted(tensors) if n.endswith("sinks"))
+    save_file({**tensors, name: tensors[name].to(torch.uint8)}, directory / "model.safetensors")
+    refused(directory, f"{name} holds uint8")
