@@ -29,6 +29,8 @@ SMALL = shlex.split(
 )
 ELSEWHERE = {"stories train --dataset-path my_stories.txt"}
 """What test_interrupted_run.py runs."""
+START = "stories train --init-from"
+"""How the command begins that starts from an exported model."""
 PROCESSES = 2
 """In place of the number that torchrun is to start."""
 
@@ -52,7 +54,9 @@ def kind_of(line: str) -> str:
 
 
 READ = [line for line in readme_lines() if line not in ELSEWHERE]
-LINES = {kind: [line for line in READ if kind_of(line) == kind] for kind in map(kind_of, READ)}
+LINES = {
+    kind: [line for line in READ if kind_of(line) == kind and not line.startswith(START)] for kind in map(kind_of, READ)
+}
 
 
 def test_readme_has_commands_of_each_kind() -> None:
@@ -62,6 +66,10 @@ def test_readme_has_commands_of_each_kind() -> None:
         "generate": 2,
         "prepare": 1,
         "inspect": 1,
+        # In the table these three have names in place of paths; tests/test_cli_interop.py and tests/interop run them.
+        "export": 3,
+        "import": 1,
+        "publish": 1,
     }
 
 
@@ -196,6 +204,32 @@ def test_inspect_command_shows_the_model(line: str, trained: Path, commands) -> 
     assert (result.returncode, result.stderr) == (0, "")
     shown = {" ".join(text.split()) for text in result.stdout.splitlines()}
     assert {"checkpoints/best_model.pt", "n_embd 64", f"step {STEPS}", "kind story", f"max_iters {STEPS}"} <= shown
+
+
+@pytest.mark.slow
+def test_exported_models_are_written_and_started_from(trained: Path, story_lines: str, commands) -> None:
+    exports = [line for line in LINES["export"] if "DIR" not in line]
+    (start,) = [line for line in READ if line.startswith(START)]
+    for line in exports:
+        result = commands.run(shlex.split(line), trained)
+        assert result.returncode == 0, result.stderr
+        assert all(Path(trained, name.split("  ")[0]).is_file() for name in result.stdout.splitlines())
+    stories = [json.loads(text)["text"] for text in story_lines.splitlines()[:20]]
+    (trained / "my_stories.txt").write_text("\n<|endoftext|>\n".join(stories), encoding="utf-8")
+    words = [
+        *shlex.split(start),
+        "--checkpoint-dir",
+        "again",
+        *SMALL[: SMALL.index("--block-size")],
+        "--eval-iters",
+        "1",
+    ]
+    result = commands.run(words, trained)
+    assert result.returncode == 0, result.stderr
+    assert "starting from the weights of exported/transformers" in result.stderr
+    model = load_model_file(trained / "again" / "best_model.pt")
+    assert (model.config.n_layer, model.config.n_embd) == (2, 64)
+    assert model.provenance["step"] == STEPS
 
 
 def test_python_code_opens_the_trained_model(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
