@@ -264,6 +264,18 @@ def random_model() -> tuple[StoryTransformer, Vocabulary]:
     return network, vocabulary
 
 
+def command(context: click.Context) -> str:
+    """How the benchmark was called, without the places of files and what is usual anyway."""
+    given = [
+        option.opts[0] if option.is_flag else f"{option.opts[0]} {context.params[option.name]}"
+        for option in context.command.params
+        if isinstance(option, click.Option)
+        and option.name not in ("model", "target")
+        and context.params[option.name] != option.default
+    ]
+    return " ".join(["python benchmarks/llama_cpp.py", *given, "--write docs/llama-cpp.md"])
+
+
 def built_with(llama_cpp: Any) -> str:
     """The features that llama.cpp was built with."""
     parts = llama_cpp.llama_print_system_info().decode().replace("CPU :", "").split("|")
@@ -369,8 +381,8 @@ def main(
         [
             "# llama.cpp and our GGUF files",
             paragraph(
-                f"""Made by `python benchmarks/llama_cpp.py{" --random" if is_random else ""} --write
-                docs/llama-cpp.md`: gpt-oss-stories {__version__}, torch {torch.__version__}, gguf {version("gguf")},
+                f"""Made by `{command(click.get_current_context())}`: gpt-oss-stories {__version__},
+                torch {torch.__version__}, gguf {version("gguf")},
                 llama-cpp-python {llama_cpp.__version__} built from source ({built_with(llama_cpp)}); a CPU with
                 {os.cpu_count()} cores, {threads} threads."""
             ),

@@ -102,6 +102,10 @@ TRANSFORMERS_CASES = {
         "story",
         {"rope_scaling_factor": 32.0, "rope_original_context": 4096, "block_size": 131072, "n_layer": 4},
     ),
+    "YaRN from a short context": (
+        "story",
+        {"rope_scaling_factor": 32.0, "rope_original_context": 64, "block_size": 2048, "n_layer": 4},
+    ),
     "full vocabulary": ("harmony", {"n_embd": 16}),
 }
 

@@ -124,6 +124,7 @@ def _open_gguf(path: Path) -> Checkpoint:
         file.provenance,
         tensors,
         (path,),
+        notes=tuple(file.notes),
         metadata=dict(file.metadata),
         read=file.weights,
     )

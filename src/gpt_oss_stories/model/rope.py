@@ -34,7 +34,11 @@ def inverse_frequencies(config: ModelConfig) -> tuple[Tensor, float]:
         """The (fractional) pair that completes this many turns within the original context."""
         return pairs * math.log(config.rope_original_context / (rotations * 2 * math.pi)) / math.log(config.rope_theta)
 
-    low, high = dimension_turning(config.rope_beta_fast), dimension_turning(config.rope_beta_slow)
+    # Within the head, as in `transformers`; for gpt-oss's own settings, which the reference is written for, they are.
+    low = max(dimension_turning(config.rope_beta_fast), 0.0)
+    high = min(dimension_turning(config.rope_beta_slow), float(config.head_dim - 1))
+    if low == high:
+        high += 1e-3
     slowed = ((torch.arange(pairs, dtype=torch.float32) - low) / (high - low)).clamp(0, 1)
     speeds = slowed / (config.rope_scaling_factor * period) + (1 - slowed) / period
     return speeds, 0.1 * math.log(config.rope_scaling_factor) + 1.0
