@@ -35,6 +35,7 @@ from typing import Any
 
 import click
 import torch
+from click.core import ParameterSource
 
 from gpt_oss_stories import __version__
 from gpt_oss_stories.config import MODEL_SIZES, ModelConfig
@@ -271,7 +272,7 @@ def command(context: click.Context) -> str:
         for option in context.command.params
         if isinstance(option, click.Option)
         and option.name not in ("model", "target")
-        and context.params[option.name] != option.default
+        and context.get_parameter_source(str(option.name)) != ParameterSource.DEFAULT
     ]
     return " ".join(["python benchmarks/llama_cpp.py", *given, "--write docs/llama-cpp.md"])
 
