@@ -55,7 +55,9 @@ class Commands:
     """Runs programs as a user in the project's environment would, from a folder of their own."""
 
     def start(self, words: Sequence[str], folder: Path, **variables: str) -> subprocess.Popen[str]:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PYTEST"))}
+        # wandb, used by an earlier test in this process, leaves the address of its service, which a program would join.
+        left_out = ("PYTHON", "PYTEST", "WANDB_SERVICE", "WANDB__SERVICE")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
         environment |= {
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             "PYTHONPATH": str(PROJECT / "src"),
