@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from ..config import ModelConfig
 from .kv_cache import CacheStep
+from .layers import Linear, linear
 from .layout import DocumentLayout
 from .norm import Norm
 from .pointwise import rotate, wide_dtype
@@ -219,8 +220,8 @@ class Attention(nn.Module):
         self.heads, self.kv_heads, self.width = config.n_head, config.kv_heads, config.head_dim
         self.window = window
         self.norm = Norm(config)
-        self.qkv = nn.Linear(config.n_embd, (self.heads + 2 * self.kv_heads) * self.width)
-        self.out = nn.Linear(self.heads * self.width, config.n_embd)
+        self.qkv = Linear(config.n_embd, (self.heads + 2 * self.kv_heads) * self.width)
+        self.out = Linear(self.heads * self.width, config.n_embd)
         self.sinks = nn.Parameter(torch.zeros(self.heads)) if config.use_attention_sinks else None
 
     def _project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
@@ -276,9 +277,3 @@ class Attention(nn.Module):
             keys, values, visible = step.write_and_read(layer, k, v)
             mixed = attend_visible(q, keys, values, self.sinks, visible)
         return linear(mixed.flatten(-2), self.out)
-
-
-def linear(x: Tensor, layer: nn.Linear) -> Tensor:
-    """Apply a layer in the input's dtype: parameters stay float32 and are cast where they are used."""
-    bias = None if layer.bias is None else layer.bias.to(x.dtype)
-    return F.linear(x, layer.weight.to(x.dtype), bias)

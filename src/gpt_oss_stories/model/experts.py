@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..config import ModelConfig
+from .layers import Linear
 from .norm import Norm
 from .pointwise import swiglu
 from .rows import take_rows
@@ -66,7 +67,7 @@ class Experts(nn.Module):
         self.use_swiglu = config.use_swiglu
         up = 2 * inner if config.use_swiglu else inner
         self.norm = Norm(config)
-        self.router = nn.Linear(width, experts) if experts > 1 else None
+        self.router = Linear(width, experts) if experts > 1 else None
         self.gate_up_weight = nn.Parameter(torch.empty(experts, width, up))
         self.gate_up_bias = nn.Parameter(torch.zeros(experts, up))
         self.down_weight = nn.Parameter(torch.empty(experts, inner, width))

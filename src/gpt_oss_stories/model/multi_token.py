@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..config import ModelConfig
+from .layers import Linear
 from .norm import Norm
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class MultiTokenModule(nn.Module):
         super().__init__()
         self.hidden_norm = Norm(config)
         self.embedding_norm = Norm(config)
-        self.projection = nn.Linear(2 * config.n_embd, config.n_embd, bias=False)
+        self.projection = Linear(2 * config.n_embd, config.n_embd, bias=False)
         self.block = block
         self.norm = Norm(config)
 

@@ -17,6 +17,7 @@ from ..config import ModelConfig
 from .attention import Attention
 from .experts import Experts, Routing
 from .kv_cache import CacheStep, KVCache
+from .layers import Embedding, Linear
 from .layout import DocumentLayout
 from .loss import linear_cross_entropy
 from .multi_token import MultiTokenModule, shift_left, targets_at_depth
@@ -77,10 +78,10 @@ class StoryTransformer(nn.Module):
         self.recompute_blocks = False
         """Recompute each block in the backward pass instead of keeping its activations: less memory, a third more
         time."""
-        self.embedding = nn.Embedding(config.vocab_size, config.n_embd)
+        self.embedding = Embedding(config.vocab_size, config.n_embd)
         self.layers = nn.ModuleList(Block(config, config.layer_window(layer)) for layer in range(config.n_layer))
         self.norm = Norm(config)
-        self.unembedding = None if config.tie_embeddings else nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.unembedding = None if config.tie_embeddings else Linear(config.n_embd, config.vocab_size, bias=False)
         self.multi_token = nn.ModuleList(
             MultiTokenModule(config, Block(config, config.layer_window(config.n_layer + depth)))
             for depth in range(config.multi_token_predict - 1)
