@@ -7,6 +7,7 @@ A block adds attention and then experts to the residual stream, each reading it 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from .layout import DocumentLayout
 from .loss import linear_cross_entropy
 from .multi_token import MultiTokenModule, shift_left, targets_at_depth
 from .norm import Norm
+from .numpy_decode import NumpyDecoder
 from .rope import RotaryEmbedding
 
 
@@ -78,6 +80,7 @@ class StoryTransformer(nn.Module):
         self.recompute_blocks = False
         """Recompute each block in the backward pass instead of keeping its activations: less memory, a third more
         time."""
+        self._decoder: NumpyDecoder | None = None
         self.embedding = Embedding(config.vocab_size, config.n_embd)
         self.layers = nn.ModuleList(Block(config, config.layer_window(layer)) for layer in range(config.n_layer))
         self.norm = Norm(config)
@@ -120,6 +123,19 @@ class StoryTransformer(nn.Module):
     def unembedding_weight(self) -> Tensor:
         """(vocab_size, n_embd); the embedding table itself where the two are tied."""
         return self.embedding.weight if self.unembedding is None else self.unembedding.weight
+
+    def _apply(self, *arguments: Any, **options: Any) -> StoryTransformer:
+        """Move or convert the parameters: what looks at their old memory is forgotten."""
+        self._decoder = None
+        return super()._apply(*arguments, **options)
+
+    def _numpy_decoder(self) -> NumpyDecoder | None:
+        """The faster way to decode one row, where there is one."""
+        if not NumpyDecoder.suits(self):
+            return None
+        if self._decoder is None or not self._decoder.is_current:
+            self._decoder = NumpyDecoder(self)
+        return self._decoder
 
     def _embed(self, tokens: Tensor) -> Tensor:
         return F.embedding(tokens, self.embedding.weight).to(self.compute_dtype)
@@ -306,6 +322,10 @@ class StoryTransformer(nn.Module):
         Raises:
             ContextLengthError: a row would outgrow the cache.
         """
+        if tokens.shape == (1, 1) and counts is None and cache.longest and not torch.is_grad_enabled():
+            decoder = self._numpy_decoder()
+            if decoder is not None and cache.keys[0].dtype == torch.float32:
+                return decoder.step(int(tokens), cache)
         step = cache.begin(tokens.shape[1], counts)
         # Padding may stand beyond the longest row; its angle does not matter.
         rotation = self._rotation(step.positions.clamp(max=step.longest - 1), step.longest)
