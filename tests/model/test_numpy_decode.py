@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gpt_oss_stories.config import ModelConfig
-from gpt_oss_stories.model import StoryTransformer
+from gpt_oss_stories.model import StoryTransformer, numpy_decode
 from gpt_oss_stories.model.kv_cache import ContextLengthError
 from gpt_oss_stories.model.numpy_decode import NumpyDecoder
 
@@ -88,6 +88,13 @@ def test_the_two_ways_go_on_from_each_other():
     torch.testing.assert_close(model.next_logits(tokens[:, 12:15], cache), want[:, 14])
     for place in range(15, 20):
         torch.testing.assert_close(model.next_logits(tokens[:, place : place + 1], cache), want[:, place])
+
+
+def test_a_large_table_gives_the_same_logits(monkeypatch):
+    model = build()
+    small = decoded(model)
+    monkeypatch.setattr(numpy_decode, "LARGE_TABLE", 1)
+    torch.testing.assert_close(decoded(model), small)
 
 
 def decoded(model: StoryTransformer) -> torch.Tensor:

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float32]
 
+LARGE_TABLE = 1 << 22
+"""Numbers in an unembedding from which two cores read it faster than one."""
+
 
 class _Layer:
     """Views of one block's parameters."""
@@ -119,8 +122,15 @@ class NumpyDecoder:
                 x_D += self._mix(layer, self._norm(x_D, layer.experts_norm_D))
         cache.lengths += 1
         cache.longest += 1
-        # The one large product is torch's, which shares it between the cores.
-        return torch.mv(self.model.unembedding_weight, torch.from_numpy(self._norm(x_D, self.norm_D)))[None]
+        return self._unembed(self._norm(x_D, self.norm_D))
+
+    def _unembed(self, x_D: Array) -> Tensor:
+        table = self.model.unembedding_weight
+        if table.numel() < LARGE_TABLE:
+            with _one_blas_thread():
+                return torch.from_numpy(table.detach().numpy() @ x_D)[None]
+        # torch shares a large product between the cores.
+        return torch.mv(table.detach(), torch.from_numpy(x_D))[None]
 
     def _rotation(self, position: int) -> tuple[Array, Array]:
         """cos and sin of a position, each (K / 2,)."""
