@@ -1,4 +1,4 @@
-"""The command `stories`: train, generate, prepare, export, import, publish, inspect and verify.
+"""The command `stories`: train, generate, prepare, export, import, publish, inspect, bench and verify.
 
 Each command reads its flags, builds the configurations and calls one function of a package below. Heavy imports stay
 inside the commands, so that `--help` and a refused flag take no longer than they must. Results go to standard output,
@@ -10,8 +10,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -475,6 +477,21 @@ def publish(
             say=lambda line: click.echo(line, err=True),
         )
         click.echo(page)
+
+
+@stories.command(
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False, "help_option_names": []}
+)
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="QUESTION [OPTIONS]...")
+def bench(words: tuple[str, ...]) -> int:
+    """Measure this program against others; without a question, list the questions."""
+    folder = Path(__file__).resolve().parents[2] / "benchmarks"
+    if not (folder / "house.py").is_file():
+        raise ConfigError(
+            "the benchmarks are part of the repository, not of the installed package: clone it, run "
+            "pip install -e '.[benchmarks]' there, and ask again"
+        )
+    return subprocess.run([sys.executable, str(folder), *words], check=False).returncode
 
 
 @stories.command(cls=GroupedCommand)
