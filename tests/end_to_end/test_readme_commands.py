@@ -194,7 +194,8 @@ def test_generate_commands_tell_stories(line: str, trained: Path, commands) -> N
     stories = [text for text in stories if not text.startswith("---")]
     assert [text[: len(begin)] for text, begin in zip(stories, asked, strict=True)] == asked
     assert len(set(stories)) == len(asked), "each sample is another story"
-    assert max(map(len, stories)) > len(asked[0]) + 100, "a model this young may end a story at once, but not each"
+    # Nothing fixes the seed, and after two steps any token may be the end: one word or two is all that is certain.
+    assert max(map(len, stories)) > len(asked[0]) + 10, "a model this young may end a story at once, but not each"
     assert result.stderr.count(" tokens/s), ") == len(asked)
 
 
