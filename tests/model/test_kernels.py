@@ -201,11 +201,23 @@ def test_balance_loss_is_one_when_even_and_grows_with_imbalance():
     assert layer._routing(mixed, mixed.topk(1).indices, counted).balance.item() == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize(("slice_logits", "narrowest"), [(1, 1), (1, 4), (300 * 5, 1), (2**22, 256)])
-def test_sliced_loss_equals_cross_entropy(monkeypatch, slice_logits, narrowest):
-    monkeypatch.setattr(loss_module, "SLICE_LOGITS", slice_logits)
-    monkeypatch.setattr(loss_module, "NARROWEST_SLICE", narrowest)
+WALKS = {
+    "slices of one": {"SMALLEST_CHUNK": 10**9, "CHUNK_BYTES": 0, "SLICE_LOGITS": 1, "NARROWEST_SLICE": 1},
+    "slices of four": {"SMALLEST_CHUNK": 10**9, "CHUNK_BYTES": 0, "SLICE_LOGITS": 1, "NARROWEST_SLICE": 4},
+    "slices of five": {"SMALLEST_CHUNK": 10**9, "CHUNK_BYTES": 0, "SLICE_LOGITS": 300 * 5, "NARROWEST_SLICE": 1},
+    "one slice": {"SMALLEST_CHUNK": 10**9, "CHUNK_BYTES": 0},
+    "chunks of one": {"SMALLEST_CHUNK": 1, "CHUNK_BYTES": 11 * 8},
+    "chunks of seven": {"SMALLEST_CHUNK": 1, "CHUNK_BYTES": 7 * 11 * 8},
+    "one chunk": {},
+}
+
+
+@pytest.mark.parametrize("walk", WALKS)
+def test_loss_equals_cross_entropy_whichever_way_it_walks(monkeypatch, walk):
+    for name, value in WALKS[walk].items():
+        monkeypatch.setattr(loss_module, name, value)
     tokens, width, vocabulary = 300, 6, 11
+    assert bool(loss_module.tokens_in_chunk(tokens, vocabulary, F64)) == ("chunk" in walk)
     hidden, table = randn(tokens, width), randn(vocabulary, width, seed=1)
     targets = torch.randint(0, vocabulary, (tokens,), generator=torch.Generator().manual_seed(2))
     weights = torch.rand(tokens, generator=torch.Generator().manual_seed(3), dtype=F64)
@@ -220,6 +232,29 @@ def test_sliced_loss_equals_cross_entropy(monkeypatch, slice_logits, narrowest):
         strict=True,
     ):
         torch.testing.assert_close(got, want)
+
+
+def test_chunks_are_for_vocabularies_that_leave_them_a_useful_size():
+    assert loss_module.tokens_in_chunk(4096, 8192, torch.bfloat16) == 2048
+    assert loss_module.tokens_in_chunk(4096, 201_088, torch.bfloat16) == 0
+    assert loss_module.tokens_in_chunk(40, 201_088, torch.bfloat16) == 40
+
+
+@pytest.mark.parametrize("chunk_bytes", [0, 2**25])
+def test_losses_in_bfloat16_are_close_and_never_infinite(monkeypatch, chunk_bytes):
+    """A target that a model thinks impossible has a loss of hundreds, where its probability is 0 in any format."""
+    monkeypatch.setattr(loss_module, "CHUNK_BYTES", chunk_bytes)
+    hidden = (40 * randn(64, 16, dtype=torch.float32)).detach().bfloat16().requires_grad_()
+    table = randn(50, 16, seed=1, dtype=torch.float32)
+    targets = torch.arange(64) % 50
+    total, each = linear_cross_entropy(hidden, table, targets, torch.full((64,), 1 / 64))
+    logits = (hidden.detach() @ table.detach().bfloat16().T).float()
+    want = F.cross_entropy(logits, targets, reduction="none")
+    assert want.max() > 300
+    torch.testing.assert_close(each, want, atol=0.005, rtol=1e-5)
+    total.backward()
+    expected = (logits.softmax(-1) - F.one_hot(targets, 50)) / 64 @ table.detach()
+    assert (hidden.grad.float() - expected).norm() < 0.02 * expected.norm()
 
 
 def test_gradients_of_a_mean_over_many_tokens_survive_in_float16():
