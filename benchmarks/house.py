@@ -69,6 +69,9 @@ USER_ERROR = 2
 INTERRUPTED = 130
 """Exit codes, those of `stories`."""
 
+CLEARING_SECONDS = 20.0
+"""How long a question may take to end after Ctrl-C; it gives its contender ten."""
+
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
@@ -115,9 +118,25 @@ def allocator_loaded(name: str) -> bool:
         return True
 
 
+_answers: IO[str] | None = None
+"""Where a contender's process answers; None in any other process."""
+
+
+def tell(text: str) -> None:
+    """Let the asking process show a line while a contender is still at work; in any other process it does nothing."""
+    _say({"progress": text})
+
+
+def _say(message: Mapping[str, Any]) -> None:
+    if _answers is not None:
+        _answers.write(json.dumps(message) + "\n")
+        _answers.flush()
+
+
 def serve(path: str, function: str) -> None:
     """Answer requests until the asking process closes standard input."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    global _answers
+    _answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever libraries print is no answer
     sys.modules["house"] = sys.modules[__name__]
     workload: Workload | None = None
@@ -148,8 +167,7 @@ def serve(path: str, function: str) -> None:
             said = answer(json.loads(line))
         except StoryError as error:
             said = {"error": str(error)}
-        answers.write(json.dumps(said) + "\n")
-        answers.flush()
+        _say(said)
 
 
 def load_file(path: str) -> Any:
@@ -219,6 +237,7 @@ class Worker:
 
     def __init__(self, contender: Contender, conditions: Conditions) -> None:
         self.name = contender.name
+        self._conditions = conditions
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed in `close`)
         path = sys.modules[contender.make.__module__].__file__
         words = [sys.executable, "-P", str(FOLDER / "house.py"), "serve", str(path), contender.make.__name__]
@@ -239,7 +258,7 @@ class Worker:
             raise
 
     def ask(self, what: str, **more: Any) -> dict[str, Any]:
-        """Let it do something and wait for what it says.
+        """Let it do something and wait for what it says; what it tells meanwhile is shown.
 
         Raises:
             BenchmarkError: it failed; the message ends with the last line that it wrote.
@@ -249,13 +268,17 @@ class Worker:
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps({"do": what, **more}) + "\n")
             self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        if not line:
-            code = self._process.wait()
-            if code == -9:
-                raise BenchmarkError(f"{self.name}: killed, most likely because the machine ran out of memory")
-            raise BenchmarkError(f"{self.name} ended with code {code}: {self._last_line()}")
-        said: dict[str, Any] = json.loads(line)
+        said: dict[str, Any] = {"progress": ""}
+        while "progress" in said:
+            line = self._process.stdout.readline()
+            if not line:
+                code = self._process.wait()
+                if code == -9:
+                    raise BenchmarkError(f"{self.name}: killed, most likely because the machine ran out of memory")
+                raise BenchmarkError(f"{self.name} ended with code {code}: {self._last_line()}")
+            said = json.loads(line)
+            if "progress" in said:
+                talk(f"{self.name}: {said['progress']}", self._conditions)
         if "error" in said:
             raise BenchmarkError(f"{self.name}: {said['error']}")
         return said
@@ -621,6 +644,8 @@ def _print_table(
 def _cell(values: Sequence[float] | None) -> str:
     if not values:
         return "-"
+    if len(values) == 1:
+        return _number(values[0])
     return f"{_number(statistics.median(values))} ({_number(min(values))} to {_number(max(values))})"
 
 
@@ -733,14 +758,19 @@ def vocabulary_of(size: int) -> Any:
 
 def questions() -> dict[str, Path]:
     """The benchmarks by name."""
-    return {path.stem: path for path in sorted(FOLDER.glob("*.py")) if path.stem not in HELPERS}
+    return {_spelled(path.stem): path for path in sorted(FOLDER.glob("*.py")) if path.stem not in HELPERS}
+
+
+def _spelled(name: str) -> str:
+    """A question's name as it is listed: time-to-loss is answered by time_to_loss.py."""
+    return name.replace("_", "-")
 
 
 def run(question: str | None, arguments: Sequence[str] = ()) -> int:
     """Ask a question, as `stories bench QUESTION [ARGUMENTS]` does, in a process of its own.
 
     Args:
-        question: name of a file beside this one, without its ending; None lists them.
+        question: name of a file beside this one, without its ending, dashes for underscores or not; None lists them.
         arguments: what that file's command is given.
 
     Returns:
@@ -755,13 +785,17 @@ def run(question: str | None, arguments: Sequence[str] = ()) -> int:
         for name, path in known.items():
             print(f"{name:{width}}  {_first_line(path)}")
         return 0
-    if question not in known:
-        near = difflib.get_close_matches(question, known, n=1)
+    if (name := _spelled(question)) not in known:
+        near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
         raise BenchmarkError(f"no benchmark answers {question!r}: {hint}")
+    process = subprocess.Popen([sys.executable, str(known[name]), *arguments])
     try:
-        return subprocess.run([sys.executable, str(known[question]), *arguments], check=False).returncode
-    except KeyboardInterrupt:
+        return process.wait()
+    except KeyboardInterrupt:  # it reaches the question's process too, which ends its contenders and clears up
+        with contextlib.suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
+            process.wait(CLEARING_SECONDS)
+        process.kill()
         return INTERRUPTED
 
 

@@ -18,7 +18,7 @@ import torch
 
 from ..config import ModelConfig, TrainingConfig
 from ..errors import StoryError
-from ..model.loss import CHUNK_BYTES, SLICE_LOGITS
+from ..model.loss import tokens_in_chunk
 from ..model.transformer import StoryTransformer
 from .optimizer import MUON_ROLES, optimizer_bytes_per_parameter, parameter_roles
 from .precision import Precision
@@ -82,8 +82,8 @@ def estimate_memory(model: ModelConfig, training: TrainingConfig, precision: Pre
         optimizer += parameter.numel() * (hidden if roles[name] in MUON_ROLES else other)
     width = precision.dtype.itemsize
     table = model.vocab_size * model.n_embd
-    logits = max(SLICE_LOGITS * (4 + 2 * width), 2 * CHUNK_BYTES)  # the loss walks in slices or in chunks
-    casts = (count - table) * width if width < 4 else 0
+    logits = 2 * tokens_in_chunk(model.vocab_size, precision.dtype) * model.vocab_size * width
+    casts = count * width if width < 4 else 0
     layer = _layer_bytes_per_token(model, width)
     layers = model.n_layer + model.multi_token_predict - 1
     return MemoryEstimate(
