@@ -37,7 +37,7 @@ import click
 
 import gpt_oss_stories
 from gpt_oss_stories.config import HARMONY_VOCABULARY_SIZE, MODEL_SIZES, ModelConfig
-from gpt_oss_stories.environment import let_waiting_threads_sleep
+from gpt_oss_stories.environment import MALLOC_SETTINGS, let_waiting_threads_sleep
 from gpt_oss_stories.errors import StoryError
 
 FOLDER = Path(__file__).resolve().parent
@@ -229,6 +229,8 @@ class Conditions:
         values.pop("LD_PRELOAD", None)
         if self.allocator is not None:
             values["LD_PRELOAD"] = self.allocator
+        else:  # as `keep_freed_memory` does for our commands, and here for everybody
+            values |= {name: str(setting) for name, (_, setting) in MALLOC_SETTINGS.items()}
         return values
 
 
@@ -548,7 +550,9 @@ def machine_facts(conditions: Conditions) -> dict[str, Any]:
         "cpu_features": [name for name in CPU_FEATURES if name in flags],
         "cores": usual_threads(),
         "threads": conditions.threads,
-        "allocator": "the system's" if conditions.allocator is None else Path(conditions.allocator).name,
+        "allocator": "the system's, keeping freed memory"
+        if conditions.allocator is None
+        else Path(conditions.allocator).name,
         "load_average": conditions.load_average,
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from gpt_oss_stories.config import (
     model_config,
     training_config,
 )
+from gpt_oss_stories.environment import MALLOC_SETTINGS
 from gpt_oss_stories.errors import StoryError
 from gpt_oss_stories.options import default_text, flag_name, given_values, public_fields
 
@@ -310,6 +312,32 @@ def test_threads_sleep_unless_the_user_decided(
     monkeypatch.setattr("os.environ", dict(before))
     assert cli.main(["train", "--dry-run"]) == 0
     assert os.environ.get("GOMP_SPINCOUNT") == after
+
+
+def test_freed_memory_is_kept_unless_the_user_decided() -> None:
+    """Blocks of 40 MB, larger than any that GNU malloc keeps by itself, come back without new pages."""
+    code = """
+import resource, sys
+from gpt_oss_stories.environment import keep_freed_memory
+keep_freed_memory()
+import ctypes
+malloc, free = ctypes.CDLL(None).malloc, ctypes.CDLL(None).free
+malloc.restype, malloc.argtypes, free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    block = malloc(40_000_000)
+    ctypes.memset(block, 1, 40_000_000)
+    free(block)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+sys.exit(0 if faults() < 1000 else 3)
+"""
+    if platform.libc_ver()[0] != "glibc":
+        pytest.skip("needs GNU malloc")
+    environment = {name: value for name, value in os.environ.items() if name not in MALLOC_SETTINGS}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
+    decided = environment | {"MALLOC_TOP_PAD_": "0"}
+    assert subprocess.run([sys.executable, "-c", code], env=decided, check=False).returncode == 3
 
 
 def help_text(command: str) -> str:

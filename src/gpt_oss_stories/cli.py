@@ -37,7 +37,7 @@ from .config import (
     without_effect,
 )
 from .device import DEVICE_NAMES
-from .environment import let_waiting_threads_sleep
+from .environment import keep_freed_memory, let_waiting_threads_sleep
 from .errors import StoryError
 from .options import GroupedCommand, config_options, given_values, option
 
@@ -589,6 +589,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: words after the program's name; those of this process when not given.
     """
     let_waiting_threads_sleep()
+    keep_freed_memory()
     try:
         code = stories.main(args=arguments, prog_name=PROGRAM, standalone_mode=False)
     except click.exceptions.Abort:

@@ -67,6 +67,9 @@ def test_rotation_turns_halves_keeps_lengths_and_knows_only_distances():
 def test_derivatives_are_those_of_finite_differences():
     cos, sin = randn(3, 1, 2).detach(), randn(3, 1, 2, seed=1).detach()
     assert torch.autograd.gradcheck(lambda x: rotate(x, cos, sin), randn(3, 2, 4))
+    assert torch.autograd.gradcheck(lambda x: rotate(x, cos, sin, 1), randn(3, 2, 4))
+    x = randn(3, 2, 4).detach()
+    assert torch.equal(rotate(x, cos, sin, 1), torch.cat((rotate(x[:, :1], cos, sin), x[:, 1:]), 1))
     assert torch.autograd.gradcheck(lambda x, w: rms_norm(x, w, 1e-5), (randn(2, 3, 6), randn(6, seed=1)))
     assert torch.autograd.gradcheck(
         lambda x, w, b: layer_norm(x, w, b, 1e-5), (randn(3, 6), randn(6, seed=1), randn(6, seed=2))
@@ -141,7 +144,10 @@ def make_experts(**overrides) -> Experts:
     "overrides", [{}, {"use_swiglu": False}, {"experts_per_token": 3}, {"experts_per_token": 1}], ids=str
 )
 @pytest.mark.parametrize("tokens", [1, 5, 200])
-def test_experts_equal_a_loop_over_tokens(overrides, tokens):
+@pytest.mark.parametrize("way", ["one after the other", "grouped"])
+def test_experts_equal_a_loop_over_tokens(overrides, tokens, way, monkeypatch):
+    if way == "grouped":
+        monkeypatch.setattr(Experts, "_walks", lambda self, x: False)
     layer = make_experts(**overrides)
     x = randn(tokens, 8, seed=99)
     want, got = mixture_by_loops(layer, x), layer(x)[0]
@@ -161,9 +167,34 @@ def test_experts_equal_a_loop_over_tokens(overrides, tokens):
         torch.testing.assert_close(layer(x[:4])[0], want[:4])
 
 
+@pytest.mark.parametrize("use_swiglu", [True, False])
+@pytest.mark.parametrize("walks", [True, False])
+def test_a_single_expert_is_a_feed_forward_layer(use_swiglu, walks, monkeypatch):
+    layer = make_experts(num_experts=1, experts_per_token=1, use_swiglu=use_swiglu)
+    if not walks:
+        monkeypatch.setattr(Experts, "_walks", lambda self, x: False)
+    x = randn(7, 8, seed=99)
+    hidden = layer.norm(x) @ layer.gate_up_weight[0] + layer.gate_up_bias[0]
+    if use_swiglu:
+        gate, up = hidden[:, 0::2].clamp(max=7), hidden[:, 1::2].clamp(-7, 7)
+        hidden = gate * torch.sigmoid(1.702 * gate) * (up + 1)
+    else:
+        hidden = F.gelu(hidden, approximate="tanh")
+    want = hidden @ layer.down_weight[0] + layer.down_bias[0]
+    got, routing = layer(x)
+    assert routing is None
+    torch.testing.assert_close(got, want)
+    leaves = [x, *layer.parameters()]
+    for w, g in zip(*(torch.autograd.grad(y.square().sum(), leaves) for y in (want, got)), strict=True):
+        torch.testing.assert_close(g, w)
+
+
 @pytest.mark.parametrize("inner", [8, 6], ids=["grouped", "unaligned"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_grouped_products_stay_near_float64(dtype, inner):
+@pytest.mark.parametrize("walks", [True, False])
+def test_expert_products_stay_near_float64(dtype, inner, walks, monkeypatch):
+    if not walks:
+        monkeypatch.setattr(Experts, "_walks", lambda self, x: False)
     layer = make_experts(intermediate_size=inner)
     x = randn(300, 8, seed=99)
     want = torch.autograd.grad(layer(x)[0].square().sum(), [x, layer.gate_up_weight, layer.down_weight])
@@ -235,7 +266,7 @@ def test_loss_equals_cross_entropy_in_whatever_parts(monkeypatch, parts):
 
 
 def test_chunks_have_a_useful_size_and_a_bound():
-    assert loss_module.tokens_in_chunk(8192, torch.bfloat16) == 2048
+    assert loss_module.tokens_in_chunk(8192, torch.bfloat16) == 1024
     assert loss_module.tokens_in_chunk(201_088, torch.bfloat16) == 512
     assert loss_module.tokens_in_chunk(201_088, torch.float32) == 333
     assert loss_module.tokens_in_chunk(2**30, torch.float32) == 1

@@ -224,11 +224,14 @@ class Attention(nn.Module):
         self.out = Linear(self.heads * self.width, config.n_embd)
         self.sinks = nn.Parameter(torch.zeros(self.heads)) if config.use_attention_sinks else None
 
-    def _project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-        """Rotated queries with keys, (..., Q + H, K), and values, (..., H, K)."""
+    def _project(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Rotated queries, rotated keys and values, (..., Q + H + H, K)."""
         qkv = linear(self.norm(x), self.qkv).unflatten(-1, (-1, self.width))
-        rotated, v = qkv.split((self.heads + self.kv_heads, self.kv_heads), dim=-2)
-        return rotate(rotated, cos, sin), v
+        return rotate(qkv, cos, sin, self.heads + self.kv_heads)
+
+    def _split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = qkv.split((self.heads, self.kv_heads, self.kv_heads), dim=-2)
+        return q, k, v
 
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], layout: DocumentLayout | None) -> Tensor:
         """Attention within whole sequences.
@@ -241,18 +244,14 @@ class Attention(nn.Module):
         Returns:
             (batch, time, n_embd).
         """
-        rotated, v = self._project(x, *rotation)
+        qkv = self._project(x, *rotation)
         if layout is None:
-            q, k = rotated.split((self.heads, self.kv_heads), dim=-2)
-            mixed = attend(q, k, v, self.sinks, window=self.window).flatten(-2)
+            mixed = attend(*self._split(qkv), self.sinks, window=self.window).flatten(-2)
         else:
-            everything = torch.cat((rotated, v), dim=-2).flatten(-2)
             groups = []
-            for group in layout.gather(everything.flatten(0, 1)):
-                q, k, own_v = group.unflatten(-1, (-1, self.width)).split(
-                    (self.heads, self.kv_heads, self.kv_heads), dim=-2
-                )
-                groups.append(attend(q, k, own_v, self.sinks, window=self.window).flatten(-2))
+            for group in layout.gather(qkv.flatten(-2).flatten(0, 1)):
+                q, k, v = self._split(group.unflatten(-1, (-1, self.width)))
+                groups.append(attend(q, k, v, self.sinks, window=self.window).flatten(-2))
             mixed = layout.scatter(groups).view(*x.shape[:2], -1)
         return linear(mixed, self.out)
 
@@ -268,8 +267,7 @@ class Attention(nn.Module):
         Returns:
             (batch, time, n_embd).
         """
-        rotated, v = self._project(x, *rotation)
-        q, k = rotated.split((self.heads, self.kv_heads), dim=-2)
+        q, k, v = self._split(self._project(x, *rotation))
         if step.is_first:
             mixed = attend(q, k, v, self.sinks, window=self.window)
             step.write(layer, k, v)

@@ -22,9 +22,8 @@ from torch import Tensor
 
 from .pointwise import wide_dtype
 
-CHUNK_BYTES = 2**25
-"""Memory of a chunk's logits; their probabilities take as much again. The C library hands out larger blocks afresh each
-time, and the system clears them."""
+CHUNK_BYTES = 2**24
+"""Memory of a chunk's logits; their probabilities take as much again."""
 
 LEAST_TOKENS = 512
 """Tokens in a chunk if CHUNK_BYTES would allow fewer: each chunk adds its gradient to that of the whole unembedding,
@@ -99,8 +98,10 @@ def _with_gradients(
         nll_N[part] = (lse_C1 - logits_CV.gather(1, target_C1))[:, 0]
         # d nll / d logits = softmax - one-hot. A 16-bit probability near 1 says little about its distance to 1, which
         # is the sum of all others.
-        grad_CV = probability_CV.scatter_(1, target_C1, 0.0)
-        grad_CV.scatter_(1, target_C1, -grad_CV.sum(-1, keepdim=True))
+        # (Not by scatter_, which in 16 bits makes two copies of everything.)
+        grad_CV, row_C = probability_CV, torch.arange(len(hidden_CD), device=hidden_ND.device)
+        grad_CV[row_C, target_C1[:, 0]] = 0
+        grad_CV[row_C, target_C1[:, 0]] = -grad_CV.sum(-1)
         # The token's weight goes to the smaller factor of each product.
         grad_hidden_ND[part] = (grad_CV @ table_VD).mul_(weight_C1)
         grad_VD = grad_CV.T @ (hidden_CD * weight_C1)

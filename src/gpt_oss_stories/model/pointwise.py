@@ -69,16 +69,49 @@ def _swiglu_backward(grad: Tensor, gate: Tensor, up: Tensor, alpha: float, limit
     return clamped(grad_gate, gate, float("-inf"), limit), clamped(grad_up, up, -limit, limit)
 
 
-# Rotation of the pairs (i, i + head_dim / 2); its derivative is the rotation by the opposite angle.
+# The same for an expert whose answer counts with a share. hidden: (rows, 2 width), gates and then linear parts;
+# share: (rows, 1) or None for 1.
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    first, second = x.chunk(2, dim=-1)
-    result = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    result_first, result_second = result.chunk(2, dim=-1)
-    torch.mul(first, cos, out=result_first).addcmul_(second, sin, value=-1)
-    torch.mul(second, cos, out=result_second).addcmul_(first, sin)
-    return result
+def _mixed_swiglu(hidden: Tensor, share: Tensor | None, alpha: float, limit: float) -> Tensor:
+    gate, up = hidden.chunk(2, dim=-1)
+    factor = 1 / alpha if share is None else (share * (1 / alpha)).to(hidden.dtype)
+    silu = torch.nn.functional.silu(gate.clamp(max=limit) * alpha)
+    return silu * up.clamp(min=-limit, max=limit).add_(1).mul_(factor)
+
+
+def _mixed_swiglu_backward(
+    grad: Tensor, hidden: Tensor, share: Tensor | None, alpha: float, limit: float
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Gradients of hidden and share, and `_mixed_swiglu` itself between them."""
+    gate, up = hidden.chunk(2, dim=-1)
+    scaled = gate.clamp(max=limit) * alpha
+    silu = torch.nn.functional.silu(scaled)
+    linear = up.clamp(min=-limit, max=limit).add_(1)
+    mixed = (silu * linear).mul_(1 / alpha)
+    grad_share = None
+    if share is not None:
+        grad_share = (grad * mixed).sum(-1, keepdim=True).to(share.dtype)
+        narrow = share.to(hidden.dtype)
+        mixed = mixed * narrow
+        grad = grad * narrow
+    grad_up = silu.mul_(grad).mul_(1 / alpha)
+    grad_gate = torch.ops.aten.silu_backward(linear.mul_(grad), scaled)
+    clamped = torch.ops.aten.hardtanh_backward
+    grad_hidden = torch.cat(
+        (clamped(grad_gate, gate, float("-inf"), limit), clamped(grad_up, up, -limit, limit)), dim=-1
+    )
+    return grad_hidden, mixed, grad_share
+
+
+# Rotation of the pairs (i, i + head_dim / 2) of the first `turned` heads; the others stay. Its derivative is the
+# rotation by the opposite angle.
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor, turned: int) -> Tensor:
+    first, second = x[..., :turned, :].chunk(2, dim=-1)
+    rotated = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    return torch.cat((rotated, x[..., turned:, :]), dim=-2)
 
 
 _PLAIN: Mapping[str, Callable[..., Any]] = MappingProxyType(
@@ -87,6 +120,9 @@ _PLAIN: Mapping[str, Callable[..., Any]] = MappingProxyType(
         "rms_norm_backward": _rms_norm_backward,
         "swiglu": _swiglu,
         "swiglu_backward": _swiglu_backward,
+        "rotate": _rotate,
+        "mixed_swiglu": _mixed_swiglu,
+        "mixed_swiglu_backward": _mixed_swiglu_backward,
     }
 )
 _kernels: dict[str, Callable[..., Any]] = dict(_PLAIN)
@@ -164,14 +200,16 @@ class _SwiGLU(torch.autograd.Function):
 
 class _Rotate(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, turned: int) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return _rotate(x, cos, sin)
+        ctx.turned = turned
+        result: Tensor = _kernels["rotate"](x, cos, sin, turned)
+        return result
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         cos, sin = ctx.saved_tensors
-        return _rotate(grads[0], cos, -sin), None, None
+        return _kernels["rotate"](grads[0], cos, -sin, ctx.turned), None, None, None
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -195,15 +233,39 @@ def swiglu(gate: Tensor, up: Tensor, alpha: float, limit: float) -> Tensor:
     return result
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def mixed_swiglu(hidden: Tensor, share: Tensor | None, alpha: float, limit: float) -> Tensor:
+    """Clamped SwiGLU of an expert whose answer counts with a share; for use within an autograd function.
+
+    Args:
+        hidden: (rows, 2 width), gates and then linear parts.
+        share: (rows, 1), or None for 1.
+
+    Returns:
+        (rows, width).
+    """
+    result: Tensor = _kernels["mixed_swiglu"](hidden, share, alpha, limit)
+    return result
+
+
+def mixed_swiglu_backward(
+    grad: Tensor, hidden: Tensor, share: Tensor | None, alpha: float, limit: float
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """From the gradient of `mixed_swiglu` those of hidden and share, with its result again between them."""
+    result: tuple[Tensor, Tensor, Tensor | None] = _kernels["mixed_swiglu_backward"](grad, hidden, share, alpha, limit)
+    return result
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, turned: int | None = None) -> Tensor:
     """Turn each pair of dimensions (i, i + head_dim / 2) by an angle.
 
     Args:
         x: (..., heads, head_dim).
         cos, sin: (..., 1, head_dim / 2), of the angle at each position; no gradient flows into them.
+        turned: how many of the heads are turned, from the first on; None for all. The others are copied.
 
     Returns:
         the shape and dtype of `x`.
     """
-    turned: Tensor = (_Rotate.apply if torch.is_grad_enabled() else _rotate)(x, cos, sin)
-    return turned
+    function = _Rotate.apply if torch.is_grad_enabled() else _kernels["rotate"]
+    result: Tensor = function(x, cos, sin, x.shape[-2] if turned is None else turned)
+    return result
