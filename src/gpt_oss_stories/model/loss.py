@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .pointwise import wide_dtype
 
@@ -90,18 +91,21 @@ def _with_gradients(
     grad_unembedding_VD: Tensor | None = None
     for begin in range(0, len(hidden_ND), chunk):
         part = slice(begin, begin + chunk)
-        hidden_CD, target_C1, weight_C1 = hidden_ND[part], targets_N[part, None], weight_N1[part].to(hidden_ND.dtype)
+        hidden_CD, weight_C1 = hidden_ND[part], weight_N1[part].to(hidden_ND.dtype)
         logits_CV = hidden_CD @ table_VD.T
         probability_CV = logits_CV.softmax(-1)
-        # The log-sum-exp from the likeliest entry, whose probability never underflows.
-        lse_C1 = logits_CV.amax(-1, keepdim=True) - probability_CV.amax(-1, keepdim=True).to(nll_N.dtype).log()
-        nll_N[part] = (lse_C1 - logits_CV.gather(1, target_C1))[:, 0]
+        row_C = torch.arange(len(hidden_CD), device=hidden_ND.device)
+        target_C = targets_N[part]
+        likelihood_C = probability_CV[row_C, target_C]
+        nll_N[part] = -likelihood_C.to(nll_N.dtype).log()
+        # Those too unlikely for the number format once more.
+        lost_L = (likelihood_C < torch.finfo(likelihood_C.dtype).tiny).nonzero()[:, 0]
+        nll_N[begin + lost_L] = F.cross_entropy(logits_CV[lost_L].to(nll_N.dtype), target_C[lost_L], reduction="none")
         # d nll / d logits = softmax - one-hot. A 16-bit probability near 1 says little about its distance to 1, which
-        # is the sum of all others.
-        # (Not by scatter_, which in 16 bits makes two copies of everything.)
-        grad_CV, row_C = probability_CV, torch.arange(len(hidden_CD), device=hidden_ND.device)
-        grad_CV[row_C, target_C1[:, 0]] = 0
-        grad_CV[row_C, target_C1[:, 0]] = -grad_CV.sum(-1)
+        # is the sum of all others. (scatter_ would make two copies of everything in 16 bits.)
+        grad_CV = probability_CV
+        grad_CV[row_C, target_C] = 0
+        grad_CV[row_C, target_C] = -grad_CV.sum(-1)
         # The token's weight goes to the smaller factor of each product.
         grad_hidden_ND[part] = (grad_CV @ table_VD).mul_(weight_C1)
         grad_VD = grad_CV.T @ (hidden_CD * weight_C1)
