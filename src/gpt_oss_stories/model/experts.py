@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from ..config import ModelConfig
 from .layers import Linear
 from .norm import Norm
-from .pointwise import mixed_swiglu, mixed_swiglu_backward, swiglu
+from .pointwise import swiglu, swiglu_backward, swiglu_forward
 from .rows import take_rows
 
 ROW_BLOCK = 128
@@ -158,8 +158,9 @@ class Experts(nn.Module):
         (..., F)."""
         if not self.use_swiglu:
             return gelu(hidden)
-        gate, up = (hidden[..., ::2], hidden[..., 1::2]) if interleaved else hidden.chunk(2, dim=-1)
-        return swiglu(gate, up, self.swiglu_alpha, self.swiglu_limit)
+        if interleaved:
+            hidden = torch.cat((hidden[..., ::2], hidden[..., 1::2]), dim=-1)
+        return swiglu(hidden, self.swiglu_alpha, self.swiglu_limit)
 
     def _separated(self, parameter: Tensor) -> Tensor:
         """Columns of gate and linear part one after the other: to reorder weights is cheaper than to read every
@@ -271,7 +272,7 @@ class _ExpertWalk(torch.autograd.Function):
         answer_RD = torch.empty_like(x_RD)
         for expert, part in enumerate(map(slice, bounds, bounds[1:])):
             torch.addmm(bias_EG[expert], x_RD[part], gate_up_EDG[expert], out=hidden_RG[part])
-            mixed_RF = mixed_swiglu(hidden_RG[part], None if share_R1 is None else share_R1[part], alpha, limit)
+            mixed_RF = swiglu_forward(hidden_RG[part], None if share_R1 is None else share_R1[part], alpha, limit)
             torch.mm(mixed_RF, down_EFD[expert], out=answer_RD[part])
         ctx.save_for_backward(x_RD, share_R1, hidden_RG, gate_up_EDG, down_EFD)
         ctx.rows, ctx.bounds, ctx.constants = rows, bounds, (alpha, limit)
@@ -292,7 +293,7 @@ class _ExpertWalk(torch.autograd.Function):
         for expert, part in enumerate(map(slice, ctx.bounds, ctx.bounds[1:])):
             share = None if share_R1 is None else share_R1[part]
             grad_mixed_RF = grad_RD[part] @ down_EFD[expert].T
-            grad_hidden_RG, mixed_RF, grad_share = mixed_swiglu_backward(
+            grad_hidden_RG, mixed_RF, grad_share = swiglu_backward(
                 grad_mixed_RF, hidden_RG[part], share, *ctx.constants
             )
             if grad_share_R1 is not None and grad_share is not None:

@@ -49,41 +49,22 @@ def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     return torch.nn.functional.layer_norm(wide, wide.shape[-1:], weight, bias, eps).to(x.dtype)
 
 
-# Clamped SwiGLU of gpt-oss: g sigmoid(alpha g) (u + 1), with g <= limit and -limit <= u <= limit.
-
-
+# Clamped SwiGLU of gpt-oss: g sigmoid(alpha g) (u + 1), with g <= limit and -limit <= u <= limit; times a share, that
+# of an expert in a mixture. hidden: (rows, 2 width), gates and then linear parts; share: (rows, 1) or None for 1.
 # With a = alpha g, it is silu(a) (u + 1) / alpha: torch has fast loops for silu, for clamp, and for their derivatives.
 
 
-def _swiglu(gate: Tensor, up: Tensor, alpha: float, limit: float) -> Tensor:
-    silu = torch.nn.functional.silu(gate.clamp(max=limit) * alpha)
-    return silu * up.clamp(min=-limit, max=limit).add_(1).mul_(1 / alpha)
-
-
-def _swiglu_backward(grad: Tensor, gate: Tensor, up: Tensor, alpha: float, limit: float) -> tuple[Tensor, Tensor]:
-    scaled = gate.clamp(max=limit) * alpha
-    grad_up = torch.nn.functional.silu(scaled).mul_(grad).mul_(1 / alpha)
-    grad_gate = torch.ops.aten.silu_backward(up.clamp(min=-limit, max=limit).add_(1).mul_(grad), scaled)
-    # The derivative of a clamp: the gradient inside, 0 outside.
-    clamped = torch.ops.aten.hardtanh_backward
-    return clamped(grad_gate, gate, float("-inf"), limit), clamped(grad_up, up, -limit, limit)
-
-
-# The same for an expert whose answer counts with a share. hidden: (rows, 2 width), gates and then linear parts;
-# share: (rows, 1) or None for 1.
-
-
-def _mixed_swiglu(hidden: Tensor, share: Tensor | None, alpha: float, limit: float) -> Tensor:
+def _swiglu(hidden: Tensor, share: Tensor | None, alpha: float, limit: float) -> Tensor:
     gate, up = hidden.chunk(2, dim=-1)
     factor = 1 / alpha if share is None else (share * (1 / alpha)).to(hidden.dtype)
     silu = torch.nn.functional.silu(gate.clamp(max=limit) * alpha)
     return silu * up.clamp(min=-limit, max=limit).add_(1).mul_(factor)
 
 
-def _mixed_swiglu_backward(
+def _swiglu_backward(
     grad: Tensor, hidden: Tensor, share: Tensor | None, alpha: float, limit: float
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Gradients of hidden and share, and `_mixed_swiglu` itself between them."""
+    """Gradients of hidden and share, with `_swiglu` itself between them."""
     gate, up = hidden.chunk(2, dim=-1)
     scaled = gate.clamp(max=limit) * alpha
     silu = torch.nn.functional.silu(scaled)
@@ -121,8 +102,6 @@ _PLAIN: Mapping[str, Callable[..., Any]] = MappingProxyType(
         "swiglu": _swiglu,
         "swiglu_backward": _swiglu_backward,
         "rotate": _rotate,
-        "mixed_swiglu": _mixed_swiglu,
-        "mixed_swiglu_backward": _mixed_swiglu_backward,
     }
 )
 _kernels: dict[str, Callable[..., Any]] = dict(_PLAIN)
@@ -186,16 +165,15 @@ class _RMSNorm(torch.autograd.Function):
 
 class _SwiGLU(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, gate: Tensor, up: Tensor, alpha: float, limit: float) -> Tensor:
-        ctx.save_for_backward(gate, up)
+    def forward(ctx: Any, hidden: Tensor, alpha: float, limit: float) -> Tensor:
+        ctx.save_for_backward(hidden)
         ctx.constants = (alpha, limit)
-        result: Tensor = _kernels["swiglu"](gate, up, alpha, limit)
-        return result
+        return swiglu_forward(hidden, None, alpha, limit)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        grad_gate, grad_up = _kernels["swiglu_backward"](grads[0], *ctx.saved_tensors, *ctx.constants)
-        return grad_gate, grad_up, None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        grad_hidden, _, _ = swiglu_backward(grads[0], *ctx.saved_tensors, None, *ctx.constants)
+        return grad_hidden, None, None
 
 
 class _Rotate(torch.autograd.Function):
@@ -226,14 +204,17 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     return _layer_norm(x, weight, bias, eps)
 
 
-def swiglu(gate: Tensor, up: Tensor, alpha: float, limit: float) -> Tensor:
-    """Clamped SwiGLU; gate, up: (..., width), the result too."""
-    function = _SwiGLU.apply if torch.is_grad_enabled() else _kernels["swiglu"]
-    result: Tensor = function(gate, up, alpha, limit)
+def swiglu(hidden: Tensor, alpha: float, limit: float) -> Tensor:
+    """Clamped SwiGLU; hidden: (..., 2 width), gates and then linear parts, the result (..., width)."""
+    result: Tensor = (
+        _SwiGLU.apply(hidden, alpha, limit)
+        if torch.is_grad_enabled()
+        else _kernels["swiglu"](hidden, None, alpha, limit)
+    )
     return result
 
 
-def mixed_swiglu(hidden: Tensor, share: Tensor | None, alpha: float, limit: float) -> Tensor:
+def swiglu_forward(hidden: Tensor, share: Tensor | None, alpha: float, limit: float) -> Tensor:
     """Clamped SwiGLU of an expert whose answer counts with a share; for use within an autograd function.
 
     Args:
@@ -243,15 +224,15 @@ def mixed_swiglu(hidden: Tensor, share: Tensor | None, alpha: float, limit: floa
     Returns:
         (rows, width).
     """
-    result: Tensor = _kernels["mixed_swiglu"](hidden, share, alpha, limit)
+    result: Tensor = _kernels["swiglu"](hidden, share, alpha, limit)
     return result
 
 
-def mixed_swiglu_backward(
+def swiglu_backward(
     grad: Tensor, hidden: Tensor, share: Tensor | None, alpha: float, limit: float
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """From the gradient of `mixed_swiglu` those of hidden and share, with its result again between them."""
-    result: tuple[Tensor, Tensor, Tensor | None] = _kernels["mixed_swiglu_backward"](grad, hidden, share, alpha, limit)
+    """From the gradient of `swiglu_forward` those of hidden and share, with its result again between them."""
+    result: tuple[Tensor, Tensor, Tensor | None] = _kernels["swiglu_backward"](grad, hidden, share, alpha, limit)
     return result
 
 
