@@ -2,7 +2,7 @@
 
     python benchmarks/decode_step.py --model checkpoints/best_model.pt
 
-Both are this program's own (`model/numpy_decode.py` and `StoryTransformer.next_logits`); the greedy story of one prompt
+Both are this program's own (`model/decode.py` and `StoryTransformer.next_logits`); the greedy story of one prompt
 is decoded by each in turns, and the tokens are compared. Prints a table and, last, one JSON object; `ratio` is the
 median speed in numpy over that in torch. Without `--model` the weights are random, of the size `--size`.
 """

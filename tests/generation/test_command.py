@@ -18,6 +18,7 @@ from gpt_oss_stories.generation.command import run_generate
 from gpt_oss_stories.generation.output import harmless
 from gpt_oss_stories.model import StoryTransformer
 from gpt_oss_stories.model.model_file import save_model
+from gpt_oss_stories.model.quantized import quantize_for_decoding
 from gpt_oss_stories.tokenization import build_story_vocabulary, count_tokens, harmony_vocabulary
 
 CONFIG = GenerationConfig(max_tokens=12, seed=1)
@@ -52,6 +53,20 @@ def test_samples_as_json(model_path, capsys):
     assert [story["prompt"] for story in stories] == ["The fox"] * 3
     assert len({story["text"] for story in stories}) == 3
     assert streams.err == ""
+
+
+def test_a_story_from_bytes_is_that_of_the_rounded_weights(model_path, capsys):
+    assert run_generate(model_path, "The fox", CONFIG, in_bytes=True, device="cpu") == 0
+    told = capsys.readouterr().out.rstrip("\n")
+    storyteller = Storyteller.open(model_path, device="cpu")
+    [exact] = storyteller.tell("The fox", CONFIG)
+    before = [parameter.clone() for parameter in storyteller.network.parameters()]
+    quantize_for_decoding(storyteller.network)
+    assert any(not torch.equal(a, b) for a, b in zip(before, storyteller.network.parameters(), strict=True))
+    storyteller.network.decode_weights = "float32"  # the same rounded numbers, in the ordinary way
+    [rounded] = storyteller.tell("The fox", CONFIG)
+    assert told == harmless(rounded.text).rstrip("\n")
+    assert exact.text.startswith("The fox")
 
 
 def test_interactive_from_a_pipe(model_path, capsys, monkeypatch):

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..config import GenerationConfig
+from ..model.quantized import quantize_for_decoding
+from ..model.transformer import StoryTransformer
 from .engine import DEFAULT_PROMPT, GenerationError, Storyteller
 from .interactive import run_interactive
 from .output import is_terminal, print_json_lines, print_stories, show_stream
@@ -19,6 +21,7 @@ def run_generate(
     interactive: bool = False,
     as_json: bool = False,
     device: str = "auto",
+    in_bytes: bool = False,
     open_storyteller: Callable[[str | Path, str], Storyteller] = Storyteller.open,
 ) -> int:
     """Tell stories on the command line.
@@ -34,6 +37,7 @@ def run_generate(
         interactive: talk with the keyboard instead.
         as_json: one line of JSON for each story.
         device: auto, cpu, cuda, cuda:N or mps.
+        in_bytes: round the large matrices to 8 bits first, see `quantize_for_decoding`.
         open_storyteller: opens the model, given its path and the device; the command line's reads other formats too.
 
     Returns:
@@ -45,6 +49,10 @@ def run_generate(
     if interactive and as_json:
         raise GenerationError("--json is for stories told in one go: leave out --json or --interactive")
     storyteller = open_storyteller(model_path, device)
+    if in_bytes:
+        network = storyteller.network
+        assert isinstance(network, StoryTransformer)
+        quantize_for_decoding(network)
     try:
         return tell_on_streams(storyteller, prompt, config, interactive=interactive, as_json=as_json)
     except KeyboardInterrupt:

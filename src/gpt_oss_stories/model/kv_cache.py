@@ -1,13 +1,15 @@
 """What a model remembers of the tokens it has read, so that each new token costs one step.
 
 A full layer keeps the keys and values of all positions; a sliding layer only those of the last window, in a ring where
-position p has slot p mod window. Rows of a batch have their own lengths: prompts of unequal length stand side by side,
-padded on the right, and the padding is overwritten by what the row reads next.
+position p has slot p mod the ring's size. Rows of a batch have their own lengths: prompts of unequal length stand side
+by side, padded on the right, and the padding is overwritten by what the row reads next.
+
+Axis letters:  B rows   T new tokens of each   S slots in view   H key-value heads   K head width
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -24,12 +26,21 @@ class KVCache:
     """Keys and values of every layer, for a batch of rows that grow independently."""
 
     def __init__(
-        self, config: ModelConfig, batch_size: int, max_length: int, dtype: torch.dtype, device: torch.device
+        self,
+        config: ModelConfig,
+        batch_size: int,
+        max_length: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        lookahead: int = 1,
     ) -> None:
         """Allocate an empty cache.
 
         Args:
             max_length: most tokens in a row, prompt and continuation together.
+            lookahead: most tokens of a later step that the rings take in at once, without pushing out keys that the
+                first of these tokens still sees; as many can be taken back.
 
         Raises:
             ContextLengthError: `max_length` is more than the model's block_size.
@@ -39,9 +50,9 @@ class KVCache:
                 f"{max_length} tokens were asked for, but the model reads {config.block_size} at most (block_size): "
                 "shorten the prompt or lower --max-tokens"
             )
-        self.max_length = max_length
+        self.max_length, self.lookahead = max_length, lookahead
         self.windows = [min(config.layer_window(layer), max_length) for layer in range(config.n_layer)]
-        sizes = [window or max_length for window in self.windows]
+        sizes = [min(window + lookahead - 1, max_length) if window else max_length for window in self.windows]
         shapes = [(batch_size, size, config.kv_heads, config.head_dim) for size in sizes]
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes]
         self.values = [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes]
@@ -61,12 +72,23 @@ class KVCache:
         self.lengths = self.lengths.index_select(0, rows)
         self.longest = int(self.lengths.max()) if len(rows) else 0
 
+    def take_back(self, count: int) -> None:
+        """Forget the last tokens of every row, as if they had not been read.
+
+        Args:
+            count: at most `lookahead` and what the last step read; the shortest row has as many.
+        """
+        if not 0 <= count <= self.lookahead:
+            raise ValueError(f"{count} tokens cannot be taken back: the cache has a lookahead of {self.lookahead}")
+        self.lengths -= count
+        self.longest -= count
+
     def begin(self, time: int, counts: Tensor | None) -> CacheStep:
         """Plan the reading of `time` more tokens.
 
         Args:
             time: width of the new tokens, padding included.
-            counts: (batch,) int64, valid tokens in each row; None when all are.
+            counts: (B,) int64, valid tokens in each row; None when all are.
 
         Raises:
             ContextLengthError: a row would grow beyond `max_length`.
@@ -78,58 +100,42 @@ class KVCache:
             )
         positions = self.lengths[:, None] + torch.arange(time, device=self.lengths.device)
         grown = self.lengths + (time if counts is None else counts)
-        return CacheStep(
-            cache=self,
-            positions=positions,
-            grown=grown,
-            longest=longest,
-            is_first=self.longest == 0,
-            one_each=time == 1 and counts is None,
-        )
+        return CacheStep(self, positions, grown, longest, is_padded=counts is not None)
 
 
-@dataclass
 class CacheStep:
-    """The places of a step's new tokens, shared by all layers. B rows, T new tokens, S keys in view."""
+    """One reading of new tokens, shared by all layers.
 
-    cache: KVCache
-    positions: Tensor
-    """(B, T) int64: positions of the new tokens in their rows."""
-    grown: Tensor
-    """(B,) int64: lengths after the step."""
-    longest: int
-    is_first: bool
-    """Nothing is in the cache yet: new tokens need only look at themselves."""
-    one_each: bool
-    """Every row reads exactly one token: the usual decoding step."""
+    Attributes:
+        positions: (B, T) int64, of the new tokens in their rows.
+        grown: (B,) int64, lengths after the step.
+        longest: the largest of `grown`.
+        is_first: nothing is in the cache yet, so new tokens need only look at themselves.
+    """
+
+    def __init__(self, cache: KVCache, positions: Tensor, grown: Tensor, longest: int, *, is_padded: bool) -> None:
+        self.cache, self.positions, self.grown, self.longest = cache, positions, grown, longest
+        self.is_first = cache.longest == 0
+        self._is_padded = is_padded
+        self._places: dict[int, Places] = {}
 
     def finish(self) -> None:
         """Make the new tokens part of the cache, after every layer has written."""
         self.cache.lengths = self.grown
         self.cache.longest = self.longest
 
+    def places(self, layer: int) -> Places:
+        """Where the new tokens go in a layer; worked out once for all layers of a kind."""
+        window = self.cache.windows[layer]
+        if window not in self._places:
+            self._places[window] = Places(self, window, self.cache.keys[layer].shape[1], is_padded=self._is_padded)
+        return self._places[window]
+
     def write(self, layer: int, k: Tensor, v: Tensor) -> None:
         """Store new keys and values, (B, T, H, K) each."""
-        cache = self.cache
-        keys, values, window = cache.keys[layer], cache.values[layer], cache.windows[layer]
-        time = k.shape[1]
-        if self.one_each:
-            rows = torch.arange(len(k), device=k.device)
-            slots = self.positions[:, 0] % window if window else self.positions[:, 0]
-            keys[rows, slots], values[rows, slots] = k[:, 0], v[:, 0]
-        elif not window:
-            # Padding may reach beyond the cache; what it would write there belongs to no row.
-            rows = torch.arange(len(k), device=k.device)[:, None].expand_as(self.positions)
-            inside = self.positions < self.grown[:, None]
-            keys[rows[inside], self.positions[inside]] = k[inside]
-            values[rows[inside], self.positions[inside]] = v[inside]
-        else:
-            newest = self._newest_position(window, self.grown)
-            fresh = newest >= cache.lengths[:, None]
-            source = (newest - cache.lengths[:, None]).clamp(0, time - 1)[..., None, None].expand(-1, -1, *k.shape[2:])
-            fresh = fresh[..., None, None]
-            keys.copy_(torch.where(fresh, k.gather(1, source), keys))
-            values.copy_(torch.where(fresh, v.gather(1, source), values))
+        places = self.places(layer)
+        places.write(self.cache.keys[layer], k)
+        places.write(self.cache.values[layer], v)
 
     def write_and_read(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Store new keys and values and give all that the new tokens may look at.
@@ -137,27 +143,60 @@ class CacheStep:
         Returns:
             keys and values (B, S, H, K), and which of them each query sees, (B, T, S) bool.
         """
-        cache, window = self.cache, self.cache.windows[layer]
-        if not window:
+        cache, places = self.cache, self.places(layer)
+        if places.fit:
             self.write(layer, k, v)
-            keys, values = cache.keys[layer][:, : self.longest], cache.values[layer][:, : self.longest]
-            seen = torch.arange(keys.shape[1], device=k.device)
-            return keys, values, seen <= self.positions[..., None]
-        if self.one_each:
-            self.write(layer, k, v)
-            held = self._newest_position(window, self.grown)[:, None]
-            # After one token the ring holds exactly the window that ends with it.
-            return cache.keys[layer], cache.values[layer], held >= 0
-        held = self._newest_position(window, cache.lengths)
-        seen = torch.cat((held, self.positions), dim=1)[:, None]
-        distance = self.positions[..., None] - seen
-        visible = (seen >= 0) & (distance >= 0) & (distance < window)
+            return cache.keys[layer][:, : places.seen], cache.values[layer][:, : places.seen], places.visible
         keys, values = torch.cat((cache.keys[layer], k), dim=1), torch.cat((cache.values[layer], v), dim=1)
         self.write(layer, k, v)
-        return keys, values, visible
+        return keys, values, places.visible
 
-    @staticmethod
-    def _newest_position(window: int, lengths: Tensor) -> Tensor:
-        """(B, window): the last position before `lengths` that belongs in each slot of a ring; negative: none yet."""
+
+class Places:
+    """The slots of a step's new tokens in the layers of one kind, and what these tokens see there.
+
+    Args:
+        step: the reading.
+        window: keys that a query may see, its own included; 0 for all.
+        size: slots of such a layer.
+    """
+
+    def __init__(self, step: CacheStep, window: int, size: int, *, is_padded: bool) -> None:
+        # Not the step itself, which holds its places: a circle would keep whole caches until Python looks for circles.
+        self._positions, self._before, self._grown = step.positions, step.cache.lengths, step.grown
+        self._window, self._size = window, size
+        positions = step.positions
+        rows, time = positions.shape
+        self.fit = not window or size == step.cache.max_length or time <= size - window + 1
+        """Whether the new tokens push out nothing that one of them sees."""
+        self.seen = min(step.longest, size)
+        """S: slots in view once the tokens are written."""
+        self.rows = torch.arange(rows, device=positions.device)[:, None].expand_as(positions)
+        self.slots = positions % size
+        self._kept: Tensor | None = None
+        if is_padded or time > size:
+            # Padding belongs to no row, and of a token that is pushed out at once nothing must remain.
+            end = step.grown[:, None]
+            self._kept = (positions < end) & (positions >= end - size)
+            self.rows, self.slots = self.rows[self._kept], self.slots[self._kept]
+
+    def write(self, held: Tensor, new: Tensor) -> None:
+        """Put new keys or values (B, T, H, K) into a layer's (B, slots, H, K)."""
+        held[self.rows, self.slots] = new if self._kept is None else new[self._kept]
+
+    @cached_property
+    def visible(self) -> Tensor:
+        """(B, T, S) bool: what each query sees of the slots in view; where the tokens do not fit, of all slots as they
+        were before and then of the new tokens."""
+        query = self._positions[..., None]
+        if self.fit:
+            key = self._newest(self._grown)[:, None, : self.seen]
+        else:
+            key = torch.cat((self._newest(self._before), self._positions), dim=1)[:, None]
+        visible = (key >= 0) & (key <= query)
+        return visible & (query - key < self._window) if self._window else visible
+
+    def _newest(self, lengths: Tensor) -> Tensor:
+        """(B, slots): the last position before `lengths` that belongs in each slot; negative: none yet."""
         last = lengths[:, None] - 1
-        return last - (last - torch.arange(window, device=lengths.device)) % window
+        return last - (last - torch.arange(self._size, device=lengths.device)) % self._size

@@ -113,6 +113,7 @@ def _with_gradients(
             grad_unembedding_VD = grad_VD.to(unembedding_VD.dtype)
         else:
             grad_unembedding_VD += grad_VD
+        del logits_CV, probability_CV, grad_CV, grad_VD  # before the next chunk's are made, not when they are there
     if grad_unembedding_VD is None:
         grad_unembedding_VD = torch.zeros_like(unembedding_VD)
     return nll_N, grad_hidden_ND, grad_unembedding_VD

@@ -172,7 +172,8 @@ class _SwiGLU(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        grad_hidden, _, _ = swiglu_backward(grads[0], *ctx.saved_tensors, None, *ctx.constants)
+        (hidden,), (alpha, limit) = ctx.saved_tensors, ctx.constants
+        grad_hidden, _, _ = swiglu_backward(grads[0], hidden, None, alpha, limit)
         return grad_hidden, None, None
 
 

@@ -7,7 +7,7 @@ A block adds attention and then experts to the residual stream, each reading it 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..config import ModelConfig
 from .attention import Attention
+from .decode import Decoder
 from .experts import Experts, Routing
 from .kv_cache import CacheStep, KVCache
 from .layers import Embedding, Linear
@@ -23,7 +24,6 @@ from .layout import DocumentLayout
 from .loss import linear_cross_entropy
 from .multi_token import MultiTokenModule, shift_left, targets_at_depth
 from .norm import Norm
-from .numpy_decode import NumpyDecoder
 from .rope import RotaryEmbedding
 
 
@@ -80,7 +80,9 @@ class StoryTransformer(nn.Module):
         self.recompute_blocks = False
         """Recompute each block in the backward pass instead of keeping its activations: less memory, a third more
         time."""
-        self._decoder: NumpyDecoder | None = None
+        self.decode_weights: Literal["float32", "int8"] = "float32"
+        """What single rows are decoded from on a CPU; `quantized.quantize_for_decoding` sets it to int8."""
+        self._decoder: Decoder | None = None
         self.embedding = Embedding(config.vocab_size, config.n_embd)
         self.layers = nn.ModuleList(Block(config, config.layer_window(layer)) for layer in range(config.n_layer))
         self.norm = Norm(config)
@@ -129,12 +131,12 @@ class StoryTransformer(nn.Module):
         self._decoder = None
         return super()._apply(*arguments, **options)
 
-    def _numpy_decoder(self) -> NumpyDecoder | None:
-        """The faster way to decode one row, where there is one."""
-        if not NumpyDecoder.suits(self):
+    def _fast_decoder(self) -> Decoder | None:
+        """The faster way to read a few more tokens, where there is one."""
+        if not Decoder.suits(self):
             return None
         if self._decoder is None or not self._decoder.is_current:
-            self._decoder = NumpyDecoder(self)
+            self._decoder = Decoder(self)
         return self._decoder
 
     def _embed(self, tokens: Tensor) -> Tensor:
@@ -304,28 +306,35 @@ class StoryTransformer(nn.Module):
         for router, load in zip(routers, expert_load, strict=True):
             router.bias.add_(torch.sign(load.mean() - load), alpha=rate)
 
-    def new_cache(self, batch_size: int, max_length: int, dtype: torch.dtype | None = None) -> KVCache:
+    def new_cache(
+        self, batch_size: int, max_length: int, dtype: torch.dtype | None = None, *, lookahead: int = 1
+    ) -> KVCache:
         """An empty cache for `next_logits`; see `KVCache`."""
-        return KVCache(self.config, batch_size, max_length, dtype or self.compute_dtype, self.embedding.weight.device)
+        device = self.embedding.weight.device
+        return KVCache(self.config, batch_size, max_length, dtype or self.compute_dtype, device, lookahead=lookahead)
 
-    def next_logits(self, tokens: Tensor, cache: KVCache, counts: Tensor | None = None) -> Tensor:
+    def next_logits(
+        self, tokens: Tensor, cache: KVCache, counts: Tensor | None = None, *, every: bool = False
+    ) -> Tensor:
         """Read tokens after those in the cache and predict what follows.
 
         Args:
             tokens: (batch, time) int64, rows padded on the right.
             cache: grows by the tokens read.
             counts: (batch,) int64, valid tokens in each row, at least 1; None when all are valid.
+            every: whether the logits after each token are wanted, to check guessed ones.
 
         Returns:
-            (batch, vocab_size) float32, the logits after each row's last valid token.
+            (batch, vocab_size) float32, the logits after each row's last valid token; with `every`
+            (batch, time, vocab_size), those after padding without meaning.
 
         Raises:
             ContextLengthError: a row would outgrow the cache.
         """
-        if tokens.shape == (1, 1) and counts is None and cache.longest and not torch.is_grad_enabled():
-            decoder = self._numpy_decoder()
-            if decoder is not None and cache.keys[0].dtype == torch.float32:
-                return decoder.step(int(tokens), cache)
+        if counts is None and not torch.is_grad_enabled() and Decoder.can_read(tokens, cache):
+            decoder = self._fast_decoder()
+            if decoder is not None:
+                return decoder.read(tokens, cache, every=every)
         step = cache.begin(tokens.shape[1], counts)
         # Padding may stand beyond the longest row; its angle does not matter.
         rotation = self._rotation(step.positions.clamp(max=step.longest - 1), step.longest)
@@ -334,5 +343,6 @@ class StoryTransformer(nn.Module):
             assert isinstance(layer, Block)
             x = layer.extend(x, rotation, step, index)
         step.finish()
-        last = x[:, -1] if counts is None else x[torch.arange(len(x), device=x.device), counts - 1]
-        return self._unembed(self.norm(last))
+        if not every:
+            x = x[:, -1] if counts is None else x[torch.arange(len(x), device=x.device), counts - 1]
+        return self._unembed(self.norm(x))
