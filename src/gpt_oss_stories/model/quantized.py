@@ -39,50 +39,41 @@ class ByteTable:
     def __init__(self, weight_MIO: Tensor) -> None:
         matrices, inputs, outputs = self.shape = weight_MIO.shape
         # The fewest groups of equal size.
-        self.groups = next(count for count in range(-(-outputs // GROUP), outputs + 1) if outputs % count == 0)
+        groups = next(count for count in range(-(-outputs // GROUP), outputs + 1) if outputs % count == 0)
+        self.groups = groups
         # (M I G, O / G) bytes, and 8 more in each row for its step and minimum.
-        self._rows = torch.ops.quantized.embedding_bag_byte_prepack(weight_MIO.reshape(-1, outputs // self.groups))
-        # Which rows make up a matrix, in the order of their use: the inputs of its first group of outputs come first.
-        row_MIG = np.arange(matrices * inputs * self.groups, dtype=np.int32).reshape(matrices, inputs, self.groups)
+        self._rows = torch.ops.quantized.embedding_bag_byte_prepack(weight_MIO.reshape(-1, outputs // groups))
+        # Rows of a matrix in the order of their use, the inputs of its first group of outputs before the second's.
+        row_MIG = np.arange(matrices * inputs * groups, dtype=np.int32).reshape(matrices, inputs, groups)
         self._row_MGI = np.ascontiguousarray(row_MIG.transpose(0, 2, 1))
-        self._bags: dict[int, _Bags] = {}
+        self._begin = torch.arange(0, matrices * groups * inputs, inputs, dtype=torch.int32)
 
     def dequantized(self) -> Tensor:
         """(M, I, O) float32: the weights that the table stands for."""
         rows: Tensor = torch.ops.quantized.embedding_bag_byte_unpack(self._rows)
         return rows.reshape(self.shape)
 
-    def products(self, x_CI: NDArray[np.float32], chosen: Sequence[int]) -> NDArray[np.float32]:
+    def products(self, x_CI: NDArray[np.float32], chosen: Sequence[int] | NDArray[np.intp]) -> NDArray[np.float32]:
         """x @ W for one or more of the matrices.
 
         Args:
             x_CI: (C, I), or (1, I) for the same input to all.
-            chosen: C indices of matrices.
+            chosen: C indices of matrices, each at most once.
 
         Returns:
             (C, O).
         """
         count = len(chosen)
-        if count not in self._bags:
-            self._bags[count] = _Bags(count, *self._row_MGI.shape[1:])
-        bags = self._bags[count]
-        for place, matrix in enumerate(chosen):
-            bags.row_CGI[place] = self._row_MGI[matrix]
-        bags.weight_CGI[:] = x_CI[:, None]
+        row_CGI = self._row_MGI if count == len(self._row_MGI) == 1 else self._row_MGI[chosen]
+        weight_CGI = np.empty(row_CGI.shape, dtype=np.float32)
+        weight_CGI[:] = x_CI[:, None]
         sums: Tensor = torch.ops.quantized.embedding_bag_byte_rowwise_offsets(
-            self._rows, bags.rows, bags.begins, per_sample_weights=bags.weights
+            self._rows,
+            torch.from_numpy(row_CGI.reshape(-1)),
+            self._begin[: count * self.groups],
+            per_sample_weights=torch.from_numpy(weight_CGI.reshape(-1)),
         )
         return sums.numpy().reshape(count, -1)
-
-
-class _Bags:
-    """The rows and weights of C G sums, as arrays and as what the kernel takes."""
-
-    def __init__(self, count: int, groups: int, inputs: int) -> None:
-        self.row_CGI = np.empty((count, groups, inputs), dtype=np.int32)
-        self.weight_CGI = np.empty((count, groups, inputs), dtype=np.float32)
-        self.rows, self.weights = (torch.from_numpy(x).view(-1) for x in (self.row_CGI, self.weight_CGI))
-        self.begins = torch.arange(0, count * groups * inputs, inputs, dtype=torch.int32)
 
 
 def large_matrices(model: StoryTransformer) -> Iterator[Tensor]:
