@@ -78,14 +78,15 @@ def reads(monkeypatch) -> list[tuple[int, ...]]:
     return shapes
 
 
-@pytest.fixture(params=["few scores", "many scores"])
-def attention(request, monkeypatch) -> None:
-    """Both ways of attending, whatever the sizes."""
-    monkeypatch.setattr(decode, "FEW_SCORES", 10**9 if request.param == "few scores" else 0)
+@pytest.fixture(params=["small", "large"])
+def sizes(request, monkeypatch) -> None:
+    """Both ways of attending and of multiplying, whatever the sizes."""
+    for limit in ("FEW_SCORES", "SMALL_MATRIX", "SMALL_TABLE"):
+        monkeypatch.setattr(decode, limit, 10**9 if request.param == "small" else 0)
 
 
 @torch.inference_mode()
-@pytest.mark.usefixtures("attention")
+@pytest.mark.usefixtures("sizes")
 @pytest.mark.parametrize("changes", CASES.values(), ids=CASES)
 @pytest.mark.parametrize("prompt", [1, WINDOW - 1, WINDOW, WINDOW + 1, 3 * WINDOW], ids="prompt={}".format)
 def test_every_step_of_one_row_equals_torchs(changes, prompt, reads):
@@ -107,7 +108,7 @@ def test_every_step_of_one_row_equals_torchs(changes, prompt, reads):
 
 
 @torch.inference_mode()
-@pytest.mark.usefixtures("attention")
+@pytest.mark.usefixtures("sizes")
 @pytest.mark.parametrize("changes", CASES.values(), ids=CASES)
 def test_rows_of_unequal_length_equal_torchs(changes, reads):
     """Shorter and longer than the window; some leave, which moves the others, and one stands there twice."""
@@ -136,7 +137,7 @@ def test_rows_of_unequal_length_equal_torchs(changes, reads):
 
 
 @torch.inference_mode()
-@pytest.mark.usefixtures("attention")
+@pytest.mark.usefixtures("sizes")
 @pytest.mark.parametrize("changes", CASES.values(), ids=CASES)
 @pytest.mark.parametrize("prompts", [[5], [WINDOW + 2], [3, 14]], ids=str)
 def test_several_tokens_at_once_equal_the_whole_sequence(changes, prompts, reads):

@@ -16,11 +16,14 @@ torch's.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from .kv_cache import ContextLengthError
@@ -37,20 +40,31 @@ FEW_SCORES = 1024
 start."""
 
 
+SMALL_MATRIX = 1 << 17
+"""Numbers in a matrix below which numpy multiplies a single token with it, on one core and in float32: torch takes
+longer to start, and cores to meet, than such a product."""
+
+SMALL_TABLE = 1 << 22
+"""The same for the unembedding, the one matrix of a step that stands alone between work in numpy."""
+
+
 class _Linear:
     """x W^T + b, on views of a layer's parameters; for one token with W in bytes, if asked for."""
 
-    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None, *, in_bytes: bool) -> None:
+    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None, *, in_bytes: bool, small: int) -> None:
         self.weight_OI, self.bias_O = weight_OI, bias_O
-        self.table = ByteTable(weight_OI.t()[None]) if in_bytes else None
+        self._small_OI = weight_OI.numpy() if weight_OI.numel() < small else None
+        self.table = ByteTable(weight_OI.t()[None]) if in_bytes and self._small_OI is None else None
+        self._bias_O = None if bias_O is None else bias_O.numpy()
 
     def __call__(self, x_NI: Array) -> Array:
         """(N, O), contiguous."""
         if self.table is not None and len(x_NI) == 1:
             y_NO = self.table.products(x_NI, (0,))
-            if self.bias_O is not None:
-                y_NO += self.bias_O.numpy()
-            return y_NO
+            return y_NO if self._bias_O is None else y_NO + self._bias_O
+        if self._small_OI is not None and len(x_NI) == 1:
+            y_O: Array = self._small_OI @ x_NI[0]
+            return (y_O if self._bias_O is None else y_O + self._bias_O)[None]
         x = torch.from_numpy(x_NI)
         if len(x) == 1:
             y = (
@@ -71,7 +85,8 @@ class _ExpertLinear:
 
     def __init__(self, weight_EIO: Tensor, bias_EO: Tensor, *, in_bytes: bool) -> None:
         self.weight_EIO, self.bias_EO = weight_EIO, bias_EO
-        self.table = ByteTable(weight_EIO) if in_bytes else None
+        self._small_EIO = weight_EIO.numpy() if weight_EIO[0].numel() < SMALL_MATRIX else None
+        self.table = ByteTable(weight_EIO) if in_bytes and self._small_EIO is None else None
 
     def __call__(self, x_RI: Array, experts: list[int], bounds: list[int]) -> Array:
         """(R, O): rows bounds[i] to bounds[i + 1] multiplied with the matrix of experts[i], which rises."""
@@ -88,6 +103,10 @@ class _ExpertLinear:
         bias_CO = self.bias_EO.numpy()[experts]
         if self.table is not None:
             return self.table.products(x_CI, experts) + bias_CO
+        if self._small_EIO is not None:
+            for place, expert in enumerate(experts):
+                bias_CO[place] += x_CI[place] @ self._small_EIO[expert]
+            return bias_CO
         x_C1I = torch.from_numpy(x_CI)[:, None]
         for begin in range(0, len(experts), 2):
             # Any two experts are a view of the weights with a stride of its own, and each core takes one of them.
@@ -105,14 +124,18 @@ class _Layer:
             name.removeprefix(f"{prefix}."): parameters[name] for name in parameters if name.startswith(f"{prefix}.")
         }
         self.attention_norm_D = own["attention.norm.weight"].numpy()
-        self.qkv = _Linear(own["attention.qkv.weight"], own["attention.qkv.bias"], in_bytes=in_bytes)
-        self.out = _Linear(own["attention.out.weight"], own["attention.out.bias"], in_bytes=in_bytes)
+        self.qkv, self.out = (
+            _Linear(own[f"{name}.weight"], own[f"{name}.bias"], in_bytes=in_bytes, small=SMALL_MATRIX)
+            for name in ("attention.qkv", "attention.out")
+        )
         self.sinks_Q = own["attention.sinks"].numpy() if "attention.sinks" in own else None
         self.experts_norm_D = own["experts.norm.weight"].numpy()
         self.router: _Linear | None = None
         if "experts.router.weight" in own:
             # Rounding would send some tokens to other experts.
-            self.router = _Linear(own["experts.router.weight"], own["experts.router.bias"], in_bytes=False)
+            self.router = _Linear(
+                own["experts.router.weight"], own["experts.router.bias"], in_bytes=False, small=SMALL_MATRIX
+            )
         self.gate_up = _ExpertLinear(own["experts.gate_up_weight"], own["experts.gate_up_bias"], in_bytes=in_bytes)
         self.down = _ExpertLinear(own["experts.down_weight"], own["experts.down_bias"], in_bytes=in_bytes)
 
@@ -167,7 +190,7 @@ class Decoder:
         self.layers = [_Layer(parameters, f"layers.{layer}", in_bytes=in_bytes) for layer in range(config.n_layer)]
         self.norm_D = parameters["norm.weight"].numpy()
         self.embedding_VD = parameters["embedding.weight"].numpy()
-        self.unembedding = _Linear(model.unembedding_weight.detach(), None, in_bytes=in_bytes)
+        self.unembedding = _Linear(model.unembedding_weight.detach(), None, in_bytes=in_bytes, small=SMALL_TABLE)
         self._cos = self._sin = np.empty((0, 1, 2, config.head_dim // 2), dtype=np.float32)
 
     def __deepcopy__(self, memo: object) -> None:
@@ -247,7 +270,7 @@ class Decoder:
 
         x_ND = self.embedding_VD[tokens.reshape(-1).numpy()]
         # Beyond float32's range torch gives infinities silently; whoever chooses tokens looks for them.
-        with np.errstate(over="ignore", invalid="ignore"):
+        with _cores_for(len(x_ND)), np.errstate(over="ignore", invalid="ignore"):
             for index, block in enumerate(self.layers):
                 places = kinds[cache.windows[index]]
                 held = cache.keys[index].numpy(), cache.values[index].numpy()
@@ -260,7 +283,8 @@ class Decoder:
             step.finish()
         if time > 1 and not every:
             x_ND = x_ND.reshape(batch, time, -1)[:, -1]
-        logits = torch.from_numpy(self.unembedding(self._norm(x_ND, self.norm_D)))
+        with _cores_for(len(x_ND)):
+            logits = torch.from_numpy(self.unembedding(self._norm(x_ND, self.norm_D)))
         return logits.reshape(batch, time, -1) if every else logits
 
     def _rotation(self, position_N: NDArray[np.int64], longest: int) -> tuple[Array, Array]:
@@ -308,6 +332,8 @@ class Decoder:
             bounds = [0, len(x_ND)]
             return block.down(self._swiglu(block.gate_up(x_ND, [0], bounds)), [0], bounds)
         logit_NE = block.router(x_ND)
+        if len(x_ND) == 1:
+            return self._mix_one(block, x_ND, logit_NE[0])
         chosen_NC = np.argsort(-logit_NE, axis=1, kind="stable")[:, : self.config.active_experts]
         weight_NC = logit_NE[np.arange(len(x_ND))[:, None], chosen_NC]
         weight_NC = np.exp(weight_NC - weight_NC[:, :1])
@@ -324,6 +350,16 @@ class Decoder:
         answer_NCD *= weight_NC[..., None]
         mixed_ND: Array = answer_NCD.sum(1)
         return mixed_ND
+
+    def _mix_one(self, block: _Layer, x_1D: Array, logit_E: Array) -> Array:
+        """The same for a single token, where sorting pairs would take longer than its experts."""
+        experts = sorted(np.argsort(-logit_E, kind="stable")[: self.config.active_experts].tolist())
+        weight_C = np.exp(logit_E[experts] - logit_E.max())
+        weight_C /= weight_C.sum()
+        bounds = list(range(len(experts) + 1))
+        hidden_CU = block.gate_up(x_1D.repeat(len(experts), axis=0), experts, bounds)
+        mixed_1D: Array = weight_C[None] @ block.down(self._swiglu(hidden_CU), experts, bounds)
+        return mixed_1D
 
     def _swiglu(self, hidden_RU: Array) -> Array:
         """(R, 2 F), gate and linear part interleaved, to (R, F); overwrites its input."""
@@ -382,3 +418,14 @@ def _sinks_of_queries(sinks_Q: Array, query_BHMK: Array) -> Array:
     kv_heads, queries = query_BHMK.shape[1:3]
     sinks = sinks_Q.reshape(kv_heads, -1)
     return sinks if sinks.shape[1] == queries else np.tile(sinks, queries // sinks.shape[1])
+
+
+@lru_cache(maxsize=1)
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController().select(user_api="blas")
+
+
+def _cores_for(tokens: int) -> AbstractContextManager[object]:
+    """numpy's products on one core for one token, on all for more."""
+    limited: AbstractContextManager[object] = _blas().limit(limits=1) if tokens == 1 else nullcontext()
+    return limited

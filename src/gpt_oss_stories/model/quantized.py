@@ -92,8 +92,8 @@ def quantize_for_decoding(model: StoryTransformer) -> None:
     """Round a model's large matrices to 8 bits, in place, and let it decode single rows from bytes.
 
     The parameters then are the rounded numbers themselves, in float32. So whatever reads them, the evaluation of a loss
-    as well as prompts and batches, works with exactly the model that decodes; on a machine without the kernel for bytes
-    only the speed is missing.
+    as well as prompts and batches, works with exactly the model that decodes. Small matrices are multiplied in float32
+    even so, where bytes would save nothing (`decode.SMALL_MATRIX`), and so is everything that is not on a CPU.
     """
     for matrix in large_matrices(model):
         matrix.copy_(ByteTable(matrix.float().cpu()).dequantized())
