@@ -52,6 +52,10 @@ def run_generate(
     if in_bytes:
         network = storyteller.network
         assert isinstance(network, StoryTransformer)
+        if (where := network.embedding.weight.device.type) != "cpu":
+            raise GenerationError(
+                f"--weights int8 is for CPUs, and the model is on {where}: leave it out, or --device cpu"
+            )
         quantize_for_decoding(network)
     try:
         return tell_on_streams(storyteller, prompt, config, interactive=interactive, as_json=as_json)
