@@ -51,6 +51,13 @@ def test_what_cannot_fit_is_refused_in_one_line():
     assert "--model-size" in str(caught.value)
 
 
+def test_memory_that_a_cpu_keeps_counts():
+    fixed = estimate_memory(model_config("tiny"), TrainingConfig(), NARROW).fixed
+    assert plan(available=int(1.05 * fixed), device=torch.device("cuda")).rows >= 1
+    with pytest.raises(MemoryNeedError):
+        plan(available=int(1.05 * fixed))
+
+
 def test_batches_are_split_evenly_to_fit():
     fixed = estimate_memory(model_config("tiny"), TrainingConfig(), NARROW).fixed
     roomy = plan(available=fixed + 100 * GIB, device=torch.device("cuda"))
