@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -49,6 +51,23 @@ def same_arithmetic() -> Iterator[None]:
         torch = sys.modules["torch"]
         if threads is not None and torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def house(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The module that benchmarks share; its folder stays off the path, since files in it have names of packages.
+    Questions that a test loads with it are gone after the test."""
+    spec = importlib.util.spec_from_file_location("house", PROJECT / "benchmarks" / "house.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "house", module)
+    before = set(sys.modules)
+    spec.loader.exec_module(module)
+    yield module
+    for name in set(sys.modules) - before:
+        if name.startswith("benchmark_"):
+            del sys.modules[name]
 
 
 class Commands:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,22 +27,6 @@ RUNS = {
     "vocabulary": ("context", *SMALL, "--vary", "vocabulary", "--values", "64,512", "--tokens", "64", "--length", "32"),
     "data": ("data", "--stories", "300"),
 }
-
-
-@pytest.fixture
-def house(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """The module that benchmarks share; its folder stays off the path, since files in it have names of packages."""
-    spec = importlib.util.spec_from_file_location("house", FOLDER / "house.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "house", module)
-    before = set(sys.modules)
-    spec.loader.exec_module(module)
-    yield module
-    for name in set(sys.modules) - before:
-        if name.startswith("benchmark_"):
-            del sys.modules[name]
 
 
 @pytest.fixture

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -29,21 +27,8 @@ SECONDS = 1.5
 
 
 @pytest.fixture
-def house(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The module that benchmarks share; its folder stays off the path, since files in it have names of packages."""
-    spec = importlib.util.spec_from_file_location("house", FOLDER / "house.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "house", module)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def question(house: ModuleType) -> Iterator[Any]:
-    yield house.load_file(str(QUESTION))
-    del sys.modules["benchmark_time_to_loss"]
+def question(house: ModuleType) -> Any:
+    return house.load_file(str(QUESTION))
 
 
 @pytest.fixture(scope="module")

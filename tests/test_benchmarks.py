@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -54,24 +53,11 @@ def failing(options):
 
 
 @pytest.fixture
-def house(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The module that benchmarks share; its folder stays off the path, since files in it have names of packages."""
-    spec = importlib.util.spec_from_file_location("house", FOLDER / "house.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "house", module)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def question(house: ModuleType, tmp_path: Path) -> Iterator[Any]:
+def question(house: ModuleType, tmp_path: Path) -> Any:
     """A question with contenders that take no time."""
     path = tmp_path / "asked.py"
     path.write_text(QUESTION)
-    yield house.load_file(str(path))
-    del sys.modules["benchmark_asked"]
+    return house.load_file(str(path))
 
 
 @pytest.fixture
