@@ -34,7 +34,7 @@ START = "stories train --init-from"
 PROCESSES = 2
 """In place of the number that torchrun is to start."""
 
-pytestmark = pytest.mark.timeout(600)  # a test may have to wait for the runs of all others
+pytestmark = pytest.mark.timeout(1500)  # a test may have to wait for the runs of all others
 
 
 def readme_lines() -> list[str]:
@@ -195,7 +195,7 @@ def test_generate_commands_tell_stories(line: str, trained: Path, commands) -> N
     assert [text[: len(begin)] for text, begin in zip(stories, asked, strict=True)] == asked
     assert len(set(stories)) == len(asked), "each sample is another story"
     # Nothing fixes the seed, and after two steps any token may be the end: one word or two is all that is certain.
-    assert max(map(len, stories)) > len(asked[0]) + 10, "a model this young may end a story at once, but not each"
+    assert max(map(len, stories)) > len(asked[0]) + 1, "a model this young may end a story at once, but not each"
     assert result.stderr.count(" tokens/s), ") == len(asked)
 
 
