@@ -1,10 +1,10 @@
-"""How much faster is one decoding step in numpy than the same step in torch?
+"""How much faster is one compiled decoding step than the same step in torch?
 
     python benchmarks/decode_step.py --model checkpoints/best_model.pt
 
-Both are this program's own (`model/decode.py` and `StoryTransformer.next_logits`); the greedy story of one prompt
+Both are this program's own (`model/one_token.py` and `StoryTransformer.next_logits`); the greedy story of one prompt
 is decoded by each in turns, and the tokens are compared. Prints a table and, last, one JSON object; `ratio` is the
-median speed in numpy over that in torch. Without `--model` the weights are random, of the size `--size`.
+median speed of the compiled loops over that of torch. Without `--model` the weights are random, of the size `--size`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ RANDOM_VOCABULARY = 8192
 
 
 @torch.inference_mode()
-def decode(model: StoryTransformer, tokens: int, *, in_numpy: bool) -> tuple[float, list[int]]:
+def decode(model: StoryTransformer, tokens: int, *, compiled: bool) -> tuple[float, list[int]]:
     """Tokens per second of a greedy continuation, and its tokens."""
     cache = model.new_cache(1, PROMPT + tokens)
     logits = model.next_logits(torch.arange(PROMPT)[None], cache)
@@ -34,7 +34,7 @@ def decode(model: StoryTransformer, tokens: int, *, in_numpy: bool) -> tuple[flo
     for _ in range(tokens):
         chosen.append(int(logits.argmax()))
         # With counts given, torch does the step.
-        counts = None if in_numpy else torch.ones(1, dtype=torch.int64)
+        counts = None if compiled else torch.ones(1, dtype=torch.int64)
         logits = model.next_logits(torch.tensor([chosen[-1:]]), cache, counts)
     return tokens / (time.perf_counter() - began), chosen
 
@@ -49,18 +49,18 @@ def main(path: str | None, size: str, tokens: int, rounds: int) -> None:
     config = model_config(size).replace(vocab_size=RANDOM_VOCABULARY)
     model = (StoryTransformer(config) if path is None else open_checkpoint(path).build()).eval()
     speeds: dict[bool, list[float]] = {True: [], False: []}
-    stories = {in_numpy: decode(model, tokens, in_numpy=in_numpy)[1] for in_numpy in speeds}
+    stories = {compiled: decode(model, tokens, compiled=compiled)[1] for compiled in speeds}
     for _ in range(rounds):
-        for in_numpy, found in speeds.items():
-            found.append(decode(model, tokens, in_numpy=in_numpy)[0])
-    medians = {in_numpy: statistics.median(found) for in_numpy, found in speeds.items()}
-    for in_numpy, name in ((True, "numpy"), (False, "torch")):
-        found = speeds[in_numpy]
-        print(f"{name}  {medians[in_numpy]:8.0f} tokens/s  ({min(found):.0f} to {max(found):.0f})")
+        for compiled, found in speeds.items():
+            found.append(decode(model, tokens, compiled=compiled)[0])
+    medians = {compiled: statistics.median(found) for compiled, found in speeds.items()}
+    for compiled, name in ((True, "compiled"), (False, "torch")):
+        found = speeds[compiled]
+        print(f"{name}  {medians[compiled]:8.0f} tokens/s  ({min(found):.0f} to {max(found):.0f})")
     result = {
         "benchmark": "decode_step",
         "ratio": round(medians[True] / medians[False], 2),
-        "numpy_tokens_per_second": round(medians[True], 1),
+        "compiled_tokens_per_second": round(medians[True], 1),
         "torch_tokens_per_second": round(medians[False], 1),
         "same_tokens": stories[True] == stories[False],
         "parameters": model.config.parameters().total,

@@ -92,6 +92,7 @@ def ours(options: dict[str, Any]) -> Workload:
     from gpt_oss_stories.config import GenerationConfig
     from gpt_oss_stories.generation.engine import Storyteller
     from gpt_oss_stories.interop.checkpoints import open_checkpoint
+    from gpt_oss_stories.model.quantized import quantize_for_decoding
 
     class Endless(Storyteller):
         """Tells on after a token that ends stories."""
@@ -101,7 +102,10 @@ def ours(options: dict[str, Any]) -> Workload:
 
     checkpoint = open_checkpoint(options["ours"])
     network = checkpoint.build().eval()
-    network.compute_dtype = getattr(torch, options["dtype"])
+    if options["dtype"] == "int8":
+        quantize_for_decoding(network)
+    else:
+        network.compute_dtype = getattr(torch, options["dtype"])
     teller = Endless(network, checkpoint.vocabulary, max_rows=max(options["batches"]))
 
     def generate(prompts: list[list[int]], count: int) -> list[list[int]]:
@@ -159,10 +163,10 @@ def whole_numbers(context: click.Context, parameter: click.Parameter, value: str
     "--dtype",
     "dtypes",
     multiple=True,
-    type=click.Choice(DTYPES),
-    default=("float32",),
+    type=click.Choice([*DTYPES, "int8"]),
+    default=("float32", "int8"),
     show_default=True,
-    help="What ours computes in; may be given twice.",
+    help="What ours computes in, or int8 as with --weights int8; may be given several times.",
 )
 @peer_dtypes_option
 @conditions_options

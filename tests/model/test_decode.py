@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 
+import numba
 import pytest
 import torch
 
 from gpt_oss_stories.config import ModelConfig
-from gpt_oss_stories.model import StoryTransformer, decode
+from gpt_oss_stories.model import StoryTransformer, decode, one_token
 from gpt_oss_stories.model.decode import Decoder
 from gpt_oss_stories.model.kv_cache import ContextLengthError
+from gpt_oss_stories.model.quantized import quantize_for_decoding
 
 WINDOW = 6
 CASES = {
@@ -80,13 +82,11 @@ def reads(monkeypatch) -> list[tuple[int, ...]]:
 
 @pytest.fixture(params=["small", "large"])
 def sizes(request, monkeypatch) -> None:
-    """Both ways of attending and of multiplying, whatever the sizes."""
-    for limit in ("FEW_SCORES", "SMALL_MATRIX", "SMALL_TABLE"):
-        monkeypatch.setattr(decode, limit, 10**9 if request.param == "small" else 0)
+    """Both ways of attending to many queries, whatever the sizes."""
+    monkeypatch.setattr(decode, "FEW_SCORES", 10**9 if request.param == "small" else 0)
 
 
 @torch.inference_mode()
-@pytest.mark.usefixtures("sizes")
 @pytest.mark.parametrize("changes", CASES.values(), ids=CASES)
 @pytest.mark.parametrize("prompt", [1, WINDOW - 1, WINDOW, WINDOW + 1, 3 * WINDOW], ids="prompt={}".format)
 def test_every_step_of_one_row_equals_torchs(changes, prompt, reads):
@@ -105,6 +105,44 @@ def test_every_step_of_one_row_equals_torchs(changes, prompt, reads):
         assert_close(got, want)
     assert reads == [(1, 1)] * (tokens.shape[1] - prompt)
     assert_same_cache(*caches)
+
+
+@pytest.mark.parametrize("in_bytes", [False, True], ids=["float32", "int8"])
+def test_cores_share_the_work_and_tell_the_same(in_bytes):
+    """Wide enough for every product to be shared, and long enough for the heads."""
+    config = ModelConfig(
+        vocab_size=2048, n_layer=2, n_head=8, n_kv_head=2, n_embd=512, head_dim=64, intermediate_size=512,
+        block_size=512, num_experts=4, sliding_window=150,
+    )  # fmt: skip
+    model = StoryTransformer(config, seed=3).eval()
+    if in_bytes:
+        quantize_for_decoding(model)
+    block = model.layers[0]
+    shared = (
+        block.attention.qkv.weight,
+        block.attention.out.weight,
+        block.experts.down_weight[0],
+        model.unembedding_weight,
+    )
+    assert all(weight.numel() >= one_token.SHARED_WEIGHTS for weight in shared)
+    assert 150 * config.head_dim >= one_token.SHARED_SCORES
+    tokens = random_tokens(1, 190)
+    before, told = torch.get_num_threads(), []
+    try:
+        for cores in (1, 2):
+            torch.set_num_threads(cores)
+            with torch.inference_mode():
+                cache = model.new_cache(1, 512)
+                model.next_logits(tokens[:, :140], cache)
+                steps = [model.next_logits(tokens[:, place : place + 1], cache) for place in range(140, 190)]
+            told.append(torch.cat(steps))
+    finally:
+        torch.set_num_threads(before)
+    if numba.config.NUMBA_NUM_THREADS > 1:
+        # The prompt is torch's, whose sums depend on its threads.
+        torch.testing.assert_close(*told, rtol=1e-4, atol=1e-4)
+    with torch.inference_mode():
+        assert_close(told[0], model.logits(tokens)[0, 140:])
 
 
 @torch.inference_mode()

@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from gpt_oss_stories.config import ModelConfig
-from gpt_oss_stories.model import StoryTransformer, decode
-from gpt_oss_stories.model.decode import Decoder
-from gpt_oss_stories.model.quantized import GROUP, ByteTable, large_matrices, quantize_for_decoding
+from gpt_oss_stories.model import StoryTransformer
+from gpt_oss_stories.model.quantized import dequantize, large_matrices, quantize, quantize_for_decoding
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -40,51 +39,37 @@ def story(model: StoryTransformer, rows: int = 1) -> torch.Tensor:
     return torch.stack(logits)
 
 
-SHAPES = [(1, 1, 1), (1, 7, 5), (3, 16, GROUP), (2, 9, GROUP + 1), (4, 5, 3 * GROUP), (2, 31, 2 * GROUP + 6)]
-
-
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_a_product_is_that_of_the_numbers_it_stands_for(shape):
-    matrices, inputs, _ = shape
-    table = ByteTable(random(*shape))
-    weight = table.dequantized().double()
-    assert weight.shape == shape
-    for chosen in ([0], list(range(matrices))[::-1], [matrices - 1]):
-        x = random(len(chosen), inputs, seed=1)
-        want = torch.stack([row.double() @ weight[matrix] for row, matrix in zip(x, chosen, strict=True)])
-        got = torch.from_numpy(table.products(x.numpy(), chosen))
-        torch.testing.assert_close(got, want.float(), rtol=1e-5, atol=1e-5)
-        same = torch.from_numpy(table.products(x.numpy()[:1], chosen))
-        torch.testing.assert_close(same, (x[0].double() @ weight[chosen]).float(), rtol=1e-5, atol=1e-5)
+SHAPES = [(1, 1), (5, 7), (3, 16), (2, 9, 257), (4, 5, 96), (2, 31, 518)]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_rounding_moves_a_weight_by_half_a_step_at_most(shape):
     weight = random(*shape)
-    table = ByteTable(weight)
-    groups = weight.reshape(shape[0], shape[1], table.groups, -1)
-    step = (groups.amax(-1, keepdim=True) - groups.amin(-1, keepdim=True)) / 255
-    error = (table.dequantized().reshape(groups.shape) - groups).abs()
-    assert (error <= step * 0.5001 + 1e-6).all()
-    assert groups.shape[-1] <= GROUP
+    numbers, scale = quantize(weight)
+    assert numbers.dtype == np.int8
+    assert numbers.shape == shape
+    error = (dequantize(numbers, scale) - weight).abs()
+    assert (error <= torch.from_numpy(scale).unsqueeze(1) * 0.5001).all()
+    assert np.array_equal(np.abs(numbers).max(1), np.full(scale.shape, 127))
 
 
-@pytest.mark.parametrize("value", [0.0, -3.25])
-def test_equal_weights_stay_what_they_are(value):
-    assert torch.equal(ByteTable(torch.full((2, 3, 4), value)).dequantized(), torch.full((2, 3, 4), value))
+def test_outputs_of_nothing_stay_nothing():
+    weight = random(3, 4)
+    weight[1] = 0
+    rounded = dequantize(*quantize(weight))
+    assert torch.equal(rounded[1], torch.zeros(4))
+    assert rounded.isfinite().all()
 
 
 def test_rounding_twice_changes_nothing_more():
-    once = ByteTable(random(2, 20, 300)).dequantized()
-    torch.testing.assert_close(ByteTable(once).dequantized(), once, rtol=1e-6, atol=1e-6)
+    once = dequantize(*quantize(random(2, 20, 300)))
+    torch.testing.assert_close(dequantize(*quantize(once)), once, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize(
     "changes", [{}, {"tie_embeddings": True}, {"num_experts": 1}, {"use_attention_sinks": False}], ids=str
 )
-def test_the_rounded_model_in_bytes_equals_itself_in_float32(changes, monkeypatch):
-    for limit in ("SMALL_MATRIX", "SMALL_TABLE"):
-        monkeypatch.setattr(decode, limit, 0)
+def test_the_rounded_model_in_bytes_equals_itself_in_float32(changes):
     model = build(**changes)
     original = copy.deepcopy(model)
     quantize_for_decoding(model)
@@ -93,23 +78,17 @@ def test_the_rounded_model_in_bytes_equals_itself_in_float32(changes, monkeypatc
     float32.decode_weights = "float32"
     with_torch = copy.deepcopy(model)
     with_torch._fast_decoder = lambda: None
-    products = []
-    multiply = ByteTable.products
-
-    def counted(self, x, chosen):
-        products.append(len(chosen))
-        return multiply(self, x, chosen)
-
-    monkeypatch.setattr(ByteTable, "products", counted)
     got = story(model)
-    # Of 25 steps: for each layer two of the attention and two of the experts, and the unembedding.
-    assert len(products) == 25 * (2 * 4 + 1)
+    _, numbers, scale, *_ = model._fast_decoder().one_token.layers[0][0]
+    assert numbers.dtype == np.int8
+    assert scale.dtype == np.float32
+    assert float32._fast_decoder().one_token.layers[0][0][1].dtype == np.float32
     for twin in (float32, with_torch):
         torch.testing.assert_close(got, story(twin), rtol=1e-4, atol=1e-4)
-    assert len(products) == 25 * (2 * 4 + 1)
     want = story(original)
-    moved = (story(float32) - want).square().mean() / want.square().mean()
-    assert 1e-8 < moved < 1e-3
+    # A step for which rounding changes an expert moves by more, and only few do.
+    moved = (story(float32) - want).square().mean((1, 2)) / want.square().mean((1, 2))
+    assert 1e-8 < moved.median() < 1e-2
     torch.testing.assert_close(story(model, rows=3), story(with_torch, rows=3), rtol=1e-4, atol=1e-4)
 
 
@@ -151,12 +130,4 @@ def test_a_model_may_go_back_to_float32():
     quantize_for_decoding(model)
     story(model)
     model.decode_weights = "float32"
-    assert model._fast_decoder().unembedding.table is None
-    assert isinstance(model._fast_decoder(), Decoder)
-
-
-def test_what_a_product_takes_is_not_changed():
-    table, x = ByteTable(random(2, 8, 16)), random(1, 8).numpy()
-    before = x.copy()
-    table.products(x, [1])
-    np.testing.assert_array_equal(x, before)
+    assert model._fast_decoder().one_token.unembedding[0].dtype == np.float32

@@ -1,8 +1,10 @@
 """Decoding steps on a CPU: the same model again, without torch's cost for each call.
 
-A step has a few hundred operations on small arrays. torch needs microseconds for each before it does anything, numpy a
-fraction of that, so the small work is numpy's; torch multiplies matrices, which it shares between the cores. The arrays
-are views of torch's own memory: parameters that training changes, and the cache, are the same bytes for both.
+A step has a few hundred operations on small arrays, and torch needs microseconds for each before it does anything. One
+token of one row is read by compiled loops (`one_token`). Several tokens, of several rows or guessed ahead for one, are
+rows of common products, for which the weights are read once: torch multiplies, and numpy, which needs a fraction of
+torch's time to begin, does the small work between. The arrays are views of torch's own memory: parameters that training
+changes, and the cache, are the same bytes for all.
 
 Axis letters:  N new tokens: of B rows, T of each   D model width   I inputs of a matrix, O its outputs
                Q query heads   H key-value heads   M queries of each of them: T Q / H   K head width   S slots in view
@@ -16,21 +18,17 @@ torch's.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
-from .kv_cache import ContextLengthError
-from .quantized import ByteTable
-
 if TYPE_CHECKING:
-    from .kv_cache import KVCache, Places
+    from .kv_cache import CacheStep, KVCache
+    from .one_token import OneToken
     from .transformer import StoryTransformer
 
 Array = NDArray[np.float32]
@@ -40,58 +38,28 @@ FEW_SCORES = 1024
 start."""
 
 
-SMALL_MATRIX = 1 << 17
-"""Numbers in a matrix below which numpy multiplies a single token with it, on one core and in float32: torch takes
-longer to start, and cores to meet, than such a product."""
-
-SMALL_TABLE = 1 << 22
-"""The same for the unembedding, the one matrix of a step that stands alone between work in numpy."""
-
-
 class _Linear:
-    """x W^T + b, on views of a layer's parameters; for one token with W in bytes, if asked for."""
+    """x W^T + b, on views of a layer's parameters."""
 
-    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None, *, in_bytes: bool, small: int) -> None:
+    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
         self.weight_OI, self.bias_O = weight_OI, bias_O
-        self._small_OI = weight_OI.numpy() if weight_OI.numel() < small else None
-        self.table = ByteTable(weight_OI.t()[None]) if in_bytes and self._small_OI is None else None
-        self._bias_O = None if bias_O is None else bias_O.numpy()
 
     def __call__(self, x_NI: Array) -> Array:
         """(N, O), contiguous."""
-        if self.table is not None and len(x_NI) == 1:
-            y_NO = self.table.products(x_NI, (0,))
-            return y_NO if self._bias_O is None else y_NO + self._bias_O
-        if self._small_OI is not None and len(x_NI) == 1:
-            y_O: Array = self._small_OI @ x_NI[0]
-            return (y_O if self._bias_O is None else y_O + self._bias_O)[None]
-        x = torch.from_numpy(x_NI)
-        if len(x) == 1:
-            y = (
-                torch.mv(self.weight_OI, x[0])
-                if self.bias_O is None
-                else torch.addmv(self.bias_O, self.weight_OI, x[0])
-            )
-            return y.numpy()[None]
         # oneMKL needs half the time when the tokens, which are few, are the product's columns and not its rows.
-        y_ON = torch.mm(self.weight_OI, x.t())
+        y_ON = torch.mm(self.weight_OI, torch.from_numpy(x_NI).t())
         y = y_ON.t().contiguous() if self.bias_O is None else y_ON.t() + self.bias_O
         return y.numpy()
 
 
 class _ExpertLinear:
-    """x W[e] + b[e] for chosen experts, on views of a layer's parameters; in bytes where each gets one token, if asked
-    for."""
+    """x W[e] + b[e] for chosen experts, on views of a layer's parameters."""
 
-    def __init__(self, weight_EIO: Tensor, bias_EO: Tensor, *, in_bytes: bool) -> None:
+    def __init__(self, weight_EIO: Tensor, bias_EO: Tensor) -> None:
         self.weight_EIO, self.bias_EO = weight_EIO, bias_EO
-        self._small_EIO = weight_EIO.numpy() if weight_EIO[0].numel() < SMALL_MATRIX else None
-        self.table = ByteTable(weight_EIO) if in_bytes and self._small_EIO is None else None
 
     def __call__(self, x_RI: Array, experts: list[int], bounds: list[int]) -> Array:
         """(R, O): rows bounds[i] to bounds[i + 1] multiplied with the matrix of experts[i], which rises."""
-        if len(x_RI) == len(experts):
-            return self._one_row_each(x_RI, experts)
         y_RO = np.empty((len(x_RI), self.bias_EO.shape[1]), dtype=np.float32)
         x, y = torch.from_numpy(x_RI), torch.from_numpy(y_RO)
         for place, expert in enumerate(experts):
@@ -99,72 +67,43 @@ class _ExpertLinear:
             torch.addmm(self.bias_EO[expert], x[rows], self.weight_EIO[expert], out=y[rows])
         return y_RO
 
-    def _one_row_each(self, x_CI: Array, experts: list[int]) -> Array:
-        bias_CO = self.bias_EO.numpy()[experts]
-        if self.table is not None:
-            return self.table.products(x_CI, experts) + bias_CO
-        if self._small_EIO is not None:
-            for place, expert in enumerate(experts):
-                bias_CO[place] += x_CI[place] @ self._small_EIO[expert]
-            return bias_CO
-        x_C1I = torch.from_numpy(x_CI)[:, None]
-        for begin in range(0, len(experts), 2):
-            # Any two experts are a view of the weights with a stride of its own, and each core takes one of them.
-            first, last = experts[begin], experts[min(begin + 1, len(experts) - 1)]
-            pair_2IO = self.weight_EIO[first : last + 1 : max(last - first, 1)]
-            bias_CO[begin : begin + 2] += torch.bmm(x_C1I[begin : begin + 2], pair_2IO)[:, 0].numpy()
-        return bias_CO
-
 
 class _Layer:
     """One block's parameters."""
 
-    def __init__(self, parameters: Mapping[str, Tensor], prefix: str, *, in_bytes: bool) -> None:
+    def __init__(self, parameters: Mapping[str, Tensor], prefix: str) -> None:
         own = {
             name.removeprefix(f"{prefix}."): parameters[name] for name in parameters if name.startswith(f"{prefix}.")
         }
         self.attention_norm_D = own["attention.norm.weight"].numpy()
         self.qkv, self.out = (
-            _Linear(own[f"{name}.weight"], own[f"{name}.bias"], in_bytes=in_bytes, small=SMALL_MATRIX)
-            for name in ("attention.qkv", "attention.out")
+            _Linear(own[f"{name}.weight"], own[f"{name}.bias"]) for name in ("attention.qkv", "attention.out")
         )
         self.sinks_Q = own["attention.sinks"].numpy() if "attention.sinks" in own else None
         self.experts_norm_D = own["experts.norm.weight"].numpy()
         self.router: _Linear | None = None
         if "experts.router.weight" in own:
-            # Rounding would send some tokens to other experts.
-            self.router = _Linear(
-                own["experts.router.weight"], own["experts.router.bias"], in_bytes=False, small=SMALL_MATRIX
-            )
-        self.gate_up = _ExpertLinear(own["experts.gate_up_weight"], own["experts.gate_up_bias"], in_bytes=in_bytes)
-        self.down = _ExpertLinear(own["experts.down_weight"], own["experts.down_bias"], in_bytes=in_bytes)
+            self.router = _Linear(own["experts.router.weight"], own["experts.router.bias"])
+        self.gate_up = _ExpertLinear(own["experts.gate_up_weight"], own["experts.gate_up_bias"])
+        self.down = _ExpertLinear(own["experts.down_weight"], own["experts.down_bias"])
 
 
 class _Places:
     """Where a step's new tokens are written in the layers of one kind, and what they see there.
 
     Attributes:
-        write: index of the new tokens in a layer's keys, (B, slots, H, K).
+        rows, slots: (N,) indices of the new tokens in a layer's keys, (B, slots, H, K).
         seen: S.
         mask: (B, 1, M, S) additive; None where every query sees all slots in view.
     """
 
-    def __init__(self, write: tuple[Any, ...], seen: int, mask: Tensor | None = None) -> None:
-        self.write, self.seen, self.mask = write, seen, mask
-
-    @classmethod
-    def of_one(cls, position: int, size: int) -> _Places:
-        """For one token of one row, in a layer of so many slots, all of which it sees."""
-        return cls((slice(0, 1), position % size), min(position + 1, size))
-
-    @classmethod
-    def of_many(cls, places: Places, queries: int) -> _Places:
-        """For several tokens, each with so many queries for a key-value head."""
-        write = places.rows.reshape(-1).numpy(), places.slots.reshape(-1).numpy()
-        if bool(places.visible.all()):
-            return cls(write, places.seen)
-        mask_BTS = torch.zeros(places.visible.shape).masked_fill_(~places.visible, -torch.inf)
-        return cls(write, places.seen, mask_BTS.repeat_interleave(queries, dim=1)[:, None])
+    def __init__(self, step: CacheStep, layer: int, queries: int) -> None:
+        places = step.places(layer)
+        self.rows, self.slots = places.rows.reshape(-1).numpy(), places.slots.reshape(-1).numpy()
+        self.seen, self.mask = places.seen, None
+        if not bool(places.visible.all()):
+            mask_BTS = torch.zeros(places.visible.shape).masked_fill_(~places.visible, -torch.inf)
+            self.mask = mask_BTS.repeat_interleave(queries, dim=1)[:, None]
 
 
 class Decoder:
@@ -178,20 +117,26 @@ class Decoder:
         self.config = config = model.config
         self.model = model
         self.weights = model.decode_weights
-        in_bytes = self.weights == "int8"
         self._owners = [
             (module._parameters, name, parameter)
             for module in model.modules()
             for name, parameter in module._parameters.items()
             if parameter is not None
         ]
-        self._versions = self._count_versions() if in_bytes else 0
-        parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
-        self.layers = [_Layer(parameters, f"layers.{layer}", in_bytes=in_bytes) for layer in range(config.n_layer)]
-        self.norm_D = parameters["norm.weight"].numpy()
-        self.embedding_VD = parameters["embedding.weight"].numpy()
-        self.unembedding = _Linear(model.unembedding_weight.detach(), None, in_bytes=in_bytes, small=SMALL_TABLE)
+        self._versions = self._count_versions()
+        self._parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
+        self.layers = [_Layer(self._parameters, f"layers.{layer}") for layer in range(config.n_layer)]
+        self.norm_D = self._parameters["norm.weight"].numpy()
+        self.embedding_VD = self._parameters["embedding.weight"].numpy()
+        self.unembedding = _Linear(model.unembedding_weight.detach(), None)
         self._cos = self._sin = np.empty((0, 1, 2, config.head_dim // 2), dtype=np.float32)
+
+    @cached_property
+    def one_token(self) -> OneToken:
+        """The way of a single token; made when it is first needed, since that may take a while."""
+        from .one_token import OneToken
+
+        return OneToken(self.config, self._parameters, self.unembedding.weight_OI, in_bytes=self.weights == "int8")
 
     def __deepcopy__(self, memo: object) -> None:
         """A copied model makes a decoder of its own: copied arrays would no longer be views of its parameters."""
@@ -249,51 +194,41 @@ class Decoder:
             ContextLengthError: a row would outgrow the cache.
         """
         batch, time = tokens.shape
-        config = self.config
-        step = None if batch * time == 1 and cache.lookahead == 1 else cache.begin(time, None)
-        kinds: dict[int, _Places] = {}
-        if step is None:
+        step = cache.begin(time, None)
+        if batch * time == 1:
             position = cache.longest
-            if position >= cache.max_length:
-                raise ContextLengthError(
-                    f"a row would grow to {position + 1} tokens, but the cache has room for {cache.max_length}"
-                )
-            cos, sin = self._rotation(np.array([position]), position + 1)
-            for layer, window in enumerate(cache.windows):
-                if window not in kinds:
-                    kinds[window] = _Places.of_one(position, cache.keys[layer].shape[1])
-        else:
-            cos, sin = self._rotation(step.positions.reshape(-1).numpy(), step.longest)
-            for layer, window in enumerate(cache.windows):
-                if window not in kinds:
-                    kinds[window] = _Places.of_many(step.places(layer), config.n_head // config.kv_heads)
+            self._grow_rotation(step.longest)
+            logits = self.one_token.read(int(tokens), self._cos[position, 0, 0], self._sin[position, 0, 1], cache)
+            step.finish()
+            return logits.reshape(1, 1, -1) if every else logits
 
+        kinds: dict[int, _Places] = {}
+        for layer, window in enumerate(cache.windows):
+            if window not in kinds:
+                kinds[window] = _Places(step, layer, self.config.n_head // self.config.kv_heads)
+        self._grow_rotation(step.longest)
+        position_N = step.positions.reshape(-1).numpy()
+        cos, sin = self._cos[position_N], self._sin[position_N]
         x_ND = self.embedding_VD[tokens.reshape(-1).numpy()]
         # Beyond float32's range torch gives infinities silently; whoever chooses tokens looks for them.
-        with _cores_for(len(x_ND)), np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             for index, block in enumerate(self.layers):
                 places = kinds[cache.windows[index]]
                 held = cache.keys[index].numpy(), cache.values[index].numpy()
                 x_ND += self._attend(block, self._norm(x_ND, block.attention_norm_D), cos, sin, held, places)
                 x_ND += self._mix(block, self._norm(x_ND, block.experts_norm_D))
-        if step is None:
-            cache.lengths += 1
-            cache.longest += 1
-        else:
-            step.finish()
+        step.finish()
         if time > 1 and not every:
             x_ND = x_ND.reshape(batch, time, -1)[:, -1]
-        with _cores_for(len(x_ND)):
-            logits = torch.from_numpy(self.unembedding(self._norm(x_ND, self.norm_D)))
+        logits = torch.from_numpy(self.unembedding(self._norm(x_ND, self.norm_D)))
         return logits.reshape(batch, time, -1) if every else logits
 
-    def _rotation(self, position_N: NDArray[np.int64], longest: int) -> tuple[Array, Array]:
-        """cos and sin for positions below `longest`, each (N, 1, 2, K / 2): both halves of a head at once."""
+    def _grow_rotation(self, longest: int) -> None:
+        """Know cos and sin of positions below `longest`, each (positions, 1, 2, K / 2) for both halves of a head."""
         if longest > len(self._cos):
             count = min(2 * longest + 64, self.config.block_size)
             cos, sin = (part.numpy() for part in self.model.rope.at(torch.arange(count), count, torch.float32))
             self._cos, self._sin = np.stack((cos, cos), axis=2), np.stack((-sin, sin), axis=2)
-        return self._cos[position_N], self._sin[position_N]
 
     def _norm(self, x_ND: Array, weight_D: Array) -> Array:
         mean_N = np.vecdot(x_ND, x_ND) * np.float32(1 / x_ND.shape[1])
@@ -313,8 +248,8 @@ class Decoder:
         rotated = turned * cos
         rotated += turned[:, :, ::-1] * sin
         keys_BSHK, values_BSHK = held
-        keys_BSHK[places.write] = rotated[:, heads:].reshape(-1, kv_heads, width)
-        values_BSHK[places.write] = qkv[:, heads + kv_heads :].reshape(-1, kv_heads, width)
+        keys_BSHK[places.rows, places.slots] = rotated[:, heads:].reshape(-1, kv_heads, width)
+        values_BSHK[places.rows, places.slots] = qkv[:, heads + kv_heads :].reshape(-1, kv_heads, width)
         batch = len(keys_BSHK)
         # (B, T, H, Q / H, K): all queries of a key-value head are rows of one product.
         query = rotated[:, :heads].reshape(batch, -1, kv_heads, heads // kv_heads, width)
@@ -332,8 +267,6 @@ class Decoder:
             bounds = [0, len(x_ND)]
             return block.down(self._swiglu(block.gate_up(x_ND, [0], bounds)), [0], bounds)
         logit_NE = block.router(x_ND)
-        if len(x_ND) == 1:
-            return self._mix_one(block, x_ND, logit_NE[0])
         chosen_NC = np.argsort(-logit_NE, axis=1, kind="stable")[:, : self.config.active_experts]
         weight_NC = logit_NE[np.arange(len(x_ND))[:, None], chosen_NC]
         weight_NC = np.exp(weight_NC - weight_NC[:, :1])
@@ -350,16 +283,6 @@ class Decoder:
         answer_NCD *= weight_NC[..., None]
         mixed_ND: Array = answer_NCD.sum(1)
         return mixed_ND
-
-    def _mix_one(self, block: _Layer, x_1D: Array, logit_E: Array) -> Array:
-        """The same for a single token, where sorting pairs would take longer than its experts."""
-        experts = sorted(np.argsort(-logit_E, kind="stable")[: self.config.active_experts].tolist())
-        weight_C = np.exp(logit_E[experts] - logit_E.max())
-        weight_C /= weight_C.sum()
-        bounds = list(range(len(experts) + 1))
-        hidden_CU = block.gate_up(x_1D.repeat(len(experts), axis=0), experts, bounds)
-        mixed_1D: Array = weight_C[None] @ block.down(self._swiglu(hidden_CU), experts, bounds)
-        return mixed_1D
 
     def _swiglu(self, hidden_RU: Array) -> Array:
         """(R, 2 F), gate and linear part interleaved, to (R, F); overwrites its input."""
@@ -418,14 +341,3 @@ def _sinks_of_queries(sinks_Q: Array, query_BHMK: Array) -> Array:
     kv_heads, queries = query_BHMK.shape[1:3]
     sinks = sinks_Q.reshape(kv_heads, -1)
     return sinks if sinks.shape[1] == queries else np.tile(sinks, queries // sinks.shape[1])
-
-
-@lru_cache(maxsize=1)
-def _blas() -> ThreadpoolController:
-    return ThreadpoolController().select(user_api="blas")
-
-
-def _cores_for(tokens: int) -> AbstractContextManager[object]:
-    """numpy's products on one core for one token, on all for more."""
-    limited: AbstractContextManager[object] = _blas().limit(limits=1) if tokens == 1 else nullcontext()
-    return limited
