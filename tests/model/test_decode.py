@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
+import textwrap
 
 import numba
 import pytest
@@ -314,3 +317,17 @@ def test_a_network_gone_wild_warns_of_nothing(recwarn):
     model.layers[1].attention.sinks.fill_(200.0)
     torch.testing.assert_close(decoded(model), decoded(plain(model)))
     assert not recwarn.list
+
+
+def test_without_a_folder_to_keep_it_the_step_is_compiled_for_the_process():
+    """As in a container that cannot be written: numba then finds no place for its cache."""
+    code = """
+        import numba.core.caching
+        numba.core.caching.CacheImpl._locator_classes = []
+        import numpy
+        from gpt_oss_stories.model import one_token
+        one = numpy.ones(4, numpy.float32)
+        assert one_token._norm(one, one, numpy.float32(0)).tolist() == [1.0] * 4
+        assert one_token._norm.stats.cache_path is None
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=300)

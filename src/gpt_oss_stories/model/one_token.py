@@ -17,7 +17,7 @@ Axis letters:  D model width   O outputs   I inputs   Q query heads   H key-valu
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -45,15 +45,28 @@ SHARED_SCORES = 1 << 13
 MOST_CORES = 8
 """Of a step: reading memory gains little from more."""
 
-# Sums in any order, so that they fill vector registers; infinities and NaN mean what they always mean.
-_OPTIONS: dict[str, Any] = {
-    "cache": True,
-    "nogil": True,
-    "error_model": "numpy",
-    "fastmath": {"reassoc", "contract", "nsz", "arcp"},
-}
-_compiled = njit(**_OPTIONS)
-_compiled_for_cores = njit(parallel=True, **_OPTIONS)
+
+def _compiler(*, parallel: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A decorator for loops: sums in any order, so that they fill vector registers; infinities and NaN mean what they
+    always mean."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        options: dict[str, Any] = {
+            "parallel": parallel,
+            "nogil": True,
+            "error_model": "numpy",
+            "fastmath": {"reassoc", "contract", "nsz", "arcp"},
+        }
+        try:
+            return njit(cache=True, **options)(function)
+        except RuntimeError:  # no folder can be written, as in some containers: compiled anew by each process
+            return njit(**options)(function)
+
+    return decorate
+
+
+_compiled = _compiler(parallel=False)
+_compiled_for_cores = _compiler(parallel=True)
 
 
 @_compiled
