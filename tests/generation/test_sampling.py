@@ -14,10 +14,12 @@ from gpt_oss_stories.config import GenerationConfig
 from gpt_oss_stories.generation.sampling import (
     Sampler,
     SamplingError,
+    all_finite,
     draw,
     keep_top_k,
     keep_top_p,
     likeliest,
+    only_top_k,
     penalize_repetition,
     scale_temperature,
     story_seed,
@@ -256,3 +258,24 @@ def test_global_random_state_is_left_alone():
     Sampler(GenerationConfig(), [1], [[]], 5, CPU).choose(torch.zeros(1, 5))
     assert torch.equal(before[0], torch.get_rng_state())
     assert before[1] == random.getstate()
+
+
+@given(row=rows_of_logits.filter(lambda row: len(row) > 1), k=st.integers(1, 11))
+def test_only_top_k_is_what_top_k_keeps(row, k):
+    k = min(k, len(row) - 1)
+    logits = torch.tensor([row, row[::-1]])
+    values, ids = only_top_k(logits, k)
+    assert [set(found) for found in ids.tolist()] == kept(keep_top_k(logits, k))
+    assert ids.tolist() == [sorted(found) for found in ids.tolist()]
+    assert torch.equal(values, logits.gather(-1, ids))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_one_logit_that_is_not_finite_is_found(bad):
+    logits = torch.zeros(3, 5)
+    assert all_finite(logits)
+    assert all_finite(logits + 3e38)  # the sum is not
+    logits[1, 2] = bad
+    assert not all_finite(logits)
+    logits[2, 2] = -bad
+    assert not all_finite(logits)
