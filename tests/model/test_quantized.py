@@ -88,7 +88,8 @@ def test_the_rounded_model_in_bytes_equals_itself_in_float32(changes):
     want = story(original)
     # A step for which rounding changes an expert moves by more, and only few do.
     moved = (story(float32) - want).square().mean((1, 2)) / want.square().mean((1, 2))
-    assert 1e-8 < moved.median() < 1e-2
+    # A tied table is rounded where it embeds as well.
+    assert 1e-8 < moved.median() < (1e-2 if model.config.tie_embeddings else 1e-3)
     torch.testing.assert_close(story(model, rows=3), story(with_torch, rows=3), rtol=1e-4, atol=1e-4)
 
 

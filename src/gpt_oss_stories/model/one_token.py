@@ -7,7 +7,7 @@ Several cores share what is large: rows of a matrix, experts, and the heads of a
 one core, whatever their count, so that the same story is told on any number of them.
 
 numba compiles the functions when they are first called and keeps the result in a folder beside this file, or in the
-user's cache if that cannot be written: some seconds once per installation, a fraction of one in later processes.
+user's cache if that cannot be written: about twenty seconds once per installation, and about one in later processes.
 Importing this module imports numba, so only a decoder does.
 
 Axis letters:  D model width   O outputs   I inputs   Q query heads   H key-value heads   K head width   J half of it
