@@ -331,3 +331,20 @@ def test_without_a_folder_to_keep_it_the_step_is_compiled_for_the_process():
         assert one_token._norm.stats.cache_path is None
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=300)
+
+
+def test_the_user_is_told_once_that_the_step_is_being_compiled(caplog, monkeypatch):
+    from numba.core import event
+
+    monkeypatch.setattr(one_token._remark, "said", False)
+    remark = one_token._Remark()
+    with event.install_listener("numba:compile", remark):
+        with event.trigger_event("numba:compile", data={"dispatcher": len}):
+            assert not remark.said
+        for _ in range(2):
+            with event.trigger_event("numba:compile", data={"dispatcher": one_token._attend}):
+                pass
+    # One line of this listener and one of the module's own, which is always there.
+    assert remark.said
+    assert one_token._remark.said
+    assert len([line for line in caplog.messages if "only once" in line]) == 2

@@ -16,6 +16,7 @@ Axis letters:  D model width   O outputs   I inputs   Q query heads   H key-valu
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping
 from threading import Lock
@@ -25,6 +26,7 @@ import numba
 import numpy as np
 import torch
 from numba import njit, prange
+from numba.core import event
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -264,6 +266,25 @@ def _unembed(x_D, norm_D, eps, weight_VD, scale_V, cores):
     """(V,) logits."""
     return _linear(weight_VD, scale_V, None, _norm(x_D, norm_D, eps), cores)
 
+
+class _Remark(event.Listener):
+    """Says once per process that compiling takes its time."""
+
+    said = False
+
+    def on_start(self, event: event.Event) -> None:
+        if not self.said and event.data["dispatcher"] in (_attend, _mix, _unembed):
+            self.said = True
+            logging.getLogger(__name__).warning(
+                "Compiling the decoding step for this machine: some 20 s, only once ..."
+            )
+
+    def on_end(self, event: event.Event) -> None:
+        pass
+
+
+_remark = _Remark()
+event.register("numba:compile", _remark)
 
 _cores_are_free = Lock()
 """numba's own thread pool, where there is no OpenMP, ends the process if two threads use it at once."""
