@@ -37,7 +37,7 @@ import click
 
 import gpt_oss_stories
 from gpt_oss_stories.config import HARMONY_VOCABULARY_SIZE, MODEL_SIZES, ModelConfig
-from gpt_oss_stories.environment import MALLOC_SETTINGS, let_waiting_threads_sleep
+from gpt_oss_stories.environment import MALLOC_SETTINGS, let_waiting_threads_sleep, use_huge_pages
 from gpt_oss_stories.errors import StoryError
 
 FOLDER = Path(__file__).resolve().parent
@@ -215,6 +215,7 @@ class Conditions:
     def environment(self) -> dict[str, str]:
         """The environment of the contenders' processes."""
         let_waiting_threads_sleep()
+        use_huge_pages()
         package = str(Path(gpt_oss_stories.__file__).resolve().parents[1])
         search = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
         values = {

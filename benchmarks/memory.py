@@ -53,7 +53,7 @@ from house import (
 )
 
 from gpt_oss_stories.config import ModelConfig, TrainingConfig
-from gpt_oss_stories.environment import MALLOC_SETTINGS
+from gpt_oss_stories.environment import HUGE_PAGES, MALLOC_SETTINGS
 
 training = load_file(str(FOLDER / "training.py"))
 
@@ -102,7 +102,7 @@ class StockConditions(Conditions):
 
     def environment(self) -> dict[str, str]:
         kept = super().environment()
-        return {name: value for name, value in kept.items() if name not in MALLOC_SETTINGS}
+        return {name: value for name, value in kept.items() if name not in {*MALLOC_SETTINGS, *HUGE_PAGES}}
 
 
 def measured(workload: Workload) -> Workload:

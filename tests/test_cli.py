@@ -314,6 +314,13 @@ def test_threads_sleep_unless_the_user_decided(
     assert os.environ.get("GOMP_SPINCOUNT") == after
 
 
+@pytest.mark.parametrize("before", [None, "0"], ids=["nothing set", "set by the user"])
+def test_huge_pages_are_asked_for_unless_the_user_decided(before: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.environ", {} if before is None else {"THP_MEM_ALLOC_ENABLE": before})
+    assert cli.main(["train", "--dry-run"]) == 0
+    assert os.environ["THP_MEM_ALLOC_ENABLE"] == (before or "1")
+
+
 def test_freed_memory_is_kept_unless_the_user_decided() -> None:
     """Blocks of 40 MB, larger than any that GNU malloc keeps by itself, come back without new pages."""
     code = """

@@ -37,7 +37,7 @@ from .config import (
     without_effect,
 )
 from .device import DEVICE_NAMES
-from .environment import keep_freed_memory, let_waiting_threads_sleep
+from .environment import keep_freed_memory, let_waiting_threads_sleep, use_huge_pages
 from .errors import StoryError
 from .options import GroupedCommand, config_options, given_values, option
 
@@ -600,6 +600,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     let_waiting_threads_sleep()
     keep_freed_memory()
+    use_huge_pages()
     try:
         code = stories.main(args=arguments, prog_name=PROGRAM, standalone_mode=False)
     except click.exceptions.Abort:

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from .pointwise import wide_dtype
 
 CHUNK_BYTES = 2**24
-"""Memory of a chunk's logits; their probabilities take as much again."""
+"""Memory of a chunk's logits, in place of which their probabilities and gradients come on a CPU."""
 
 LEAST_TOKENS = 512
 """Tokens in a chunk if CHUNK_BYTES would allow fewer: each chunk adds its gradient to that of the whole unembedding,
@@ -32,6 +32,9 @@ which for a large vocabulary takes as long as the products of a few hundred toke
 
 MOST_CHUNK_BYTES = 2**28
 """What LEAST_TOKENS may take."""
+
+SLICE_ROWS = 2**14
+"""Rows of the unembedding whose gradients of a chunk are added at once."""
 
 SLICE_LOGITS = 2**22
 """Logits in a slice, about: 17 MB in float32."""
@@ -88,19 +91,23 @@ def _with_gradients(
     table_VD = unembedding_VD.to(hidden_ND.dtype)
     nll_N = torch.empty(len(hidden_ND), dtype=weight_N1.dtype, device=hidden_ND.device)
     grad_hidden_ND = torch.empty_like(hidden_ND)
-    grad_unembedding_VD: Tensor | None = None
+    grad_unembedding_VD = torch.zeros_like(unembedding_VD)
+    logits = hidden_ND.new_empty(min(chunk, len(hidden_ND)) * len(table_VD))  # one piece of memory for all chunks
     for begin in range(0, len(hidden_ND), chunk):
         part = slice(begin, begin + chunk)
         hidden_CD, weight_C1 = hidden_ND[part], weight_N1[part].to(hidden_ND.dtype)
-        logits_CV = hidden_CD @ table_VD.T
-        probability_CV = logits_CV.softmax(-1)
+        logits_CV = logits[: len(hidden_CD) * len(table_VD)].view(len(hidden_CD), -1)
+        torch.mm(hidden_CD, table_VD.T, out=logits_CV)
+        # On a CPU in place: each row is read before it is written.
+        probability_CV = torch.softmax(logits_CV, -1, out=logits_CV if logits_CV.device.type == "cpu" else None)
         row_C = torch.arange(len(hidden_CD), device=hidden_ND.device)
         target_C = targets_N[part]
         likelihood_C = probability_CV[row_C, target_C]
         nll_N[part] = -likelihood_C.to(nll_N.dtype).log()
         # Those too unlikely for the number format once more.
         lost_L = (likelihood_C < torch.finfo(likelihood_C.dtype).tiny).nonzero()[:, 0]
-        nll_N[begin + lost_L] = F.cross_entropy(logits_CV[lost_L].to(nll_N.dtype), target_C[lost_L], reduction="none")
+        lost_logits_LV = (hidden_CD[lost_L] @ table_VD.T).to(nll_N.dtype)
+        nll_N[begin + lost_L] = F.cross_entropy(lost_logits_LV, target_C[lost_L], reduction="none")
         # d nll / d logits = softmax - one-hot. A 16-bit probability near 1 says little about its distance to 1, which
         # is the sum of all others. (scatter_ would make two copies of everything in 16 bits.)
         grad_CV = probability_CV
@@ -108,14 +115,9 @@ def _with_gradients(
         grad_CV[row_C, target_C] = -grad_CV.sum(-1)
         # The token's weight goes to the smaller factor of each product.
         grad_hidden_ND[part] = (grad_CV @ table_VD).mul_(weight_C1)
-        grad_VD = grad_CV.T @ (hidden_CD * weight_C1)
-        if grad_unembedding_VD is None:
-            grad_unembedding_VD = grad_VD.to(unembedding_VD.dtype)
-        else:
-            grad_unembedding_VD += grad_VD
-        del logits_CV, probability_CV, grad_CV, grad_VD  # before the next chunk's are made, not when they are there
-    if grad_unembedding_VD is None:
-        grad_unembedding_VD = torch.zeros_like(unembedding_VD)
+        weighed_CD = hidden_CD * weight_C1
+        for rows_SV, sum_SD in zip(grad_CV.T.split(SLICE_ROWS), grad_unembedding_VD.split(SLICE_ROWS), strict=True):
+            sum_SD += rows_SV @ weighed_CD
     return nll_N, grad_hidden_ND, grad_unembedding_VD
 
 
