@@ -275,9 +275,7 @@ class _Remark(event.Listener):
     def on_start(self, event: event.Event) -> None:
         if not self.said and event.data["dispatcher"] in (_attend, _mix, _unembed):
             self.said = True
-            logging.getLogger(__name__).warning(
-                "Compiling the decoding step for this machine: some 20 s, only once ..."
-            )
+            logging.getLogger(__name__).warning("Compiling the decoding step for this machine takes some 20 s ...")
 
     def on_end(self, event: event.Event) -> None:
         pass
