@@ -2,9 +2,10 @@
 
     python benchmarks/decode_step.py --model checkpoints/best_model.pt
 
-Both are this program's own (`model/one_token.py` and `StoryTransformer.next_logits`); the greedy story of one prompt
-is decoded by each in turns, and the tokens are compared. Prints a table and, last, one JSON object; `ratio` is the
-median speed of the compiled loops over that of torch. Without `--model` the weights are random, of the size `--size`.
+Both are this program's own (`model/compiled_step.py` and `StoryTransformer.next_logits`); the greedy story of one
+prompt is decoded by each in turns, and the tokens are compared. Prints a table and, last, one JSON object; `ratio` is
+the median speed of the compiled loops over that of torch. Without `--model` the weights are random, of the size
+`--size`.
 """
 
 from __future__ import annotations

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import math
+import os
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
-import numba
+import numpy as np
 import pytest
 import torch
 
 from gpt_oss_stories.config import ModelConfig
-from gpt_oss_stories.model import StoryTransformer, decode, one_token
+from gpt_oss_stories.model import StoryTransformer, compiled_step, decode
 from gpt_oss_stories.model.decode import Decoder
 from gpt_oss_stories.model.kv_cache import ContextLengthError
 from gpt_oss_stories.model.quantized import quantize_for_decoding
@@ -83,10 +88,23 @@ def reads(monkeypatch) -> list[tuple[int, ...]]:
     return shapes
 
 
-@pytest.fixture(params=["small", "large"])
-def sizes(request, monkeypatch) -> None:
-    """Both ways of attending to many queries, whatever the sizes."""
-    monkeypatch.setattr(decode, "FEW_SCORES", 10**9 if request.param == "small" else 0)
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    """As many for torch, and therefore for a step, whatever the machine has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.fixture(params=[1, 3], ids="cores={}".format)
+def cores(request, monkeypatch) -> Iterator[None]:
+    """So many share the work, however small it is; also where there are fewer."""
+    monkeypatch.setattr(compiled_step, "SHARED_WORK", 0)
+    with threads(request.param):
+        yield
 
 
 @torch.inference_mode()
@@ -106,50 +124,104 @@ def test_every_step_of_one_row_equals_torchs(changes, prompt, reads):
         )
         assert got.dtype == torch.float32
         assert_close(got, want)
-    assert reads == [(1, 1)] * (tokens.shape[1] - prompt)
+    assert reads == [(1, prompt)] + [(1, 1)] * (tokens.shape[1] - prompt)
     assert_same_cache(*caches)
 
 
+@torch.inference_mode()
+@pytest.mark.parametrize("rows", [1, 6])
 @pytest.mark.parametrize("in_bytes", [False, True], ids=["float32", "int8"])
-def test_cores_share_the_work_and_tell_the_same(in_bytes):
-    """Wide enough for every product to be shared, and long enough for the heads."""
+def test_the_story_does_not_depend_on_the_number_of_cores(in_bytes, rows):
+    """Bit for bit; with shares that are no multiple of anything."""
     config = ModelConfig(
-        vocab_size=2048, n_layer=2, n_head=8, n_kv_head=2, n_embd=512, head_dim=64, intermediate_size=512,
-        block_size=512, num_experts=4, sliding_window=150,
+        vocab_size=333, n_layer=2, n_head=6, n_kv_head=3, n_embd=72, head_dim=20, intermediate_size=90,
+        block_size=512, num_experts=4, sliding_window=50,
     )  # fmt: skip
     model = StoryTransformer(config, seed=3).eval()
     if in_bytes:
         quantize_for_decoding(model)
-    block = model.layers[0]
-    shared = (
-        block.attention.qkv.weight,
-        block.attention.out.weight,
-        block.experts.down_weight[0],
-        model.unembedding_weight,
-    )
-    assert all(weight.numel() >= one_token.SHARED_WEIGHTS for weight in shared)
-    assert 150 * config.head_dim >= one_token.SHARED_SCORES
-    tokens = random_tokens(1, 190)
-    before, told = torch.get_num_threads(), []
-    try:
-        for cores in (1, 2):
-            torch.set_num_threads(cores)
-            with torch.inference_mode():
-                cache = model.new_cache(1, 512)
-                model.next_logits(tokens[:, :140], cache)
-                steps = [model.next_logits(tokens[:, place : place + 1], cache) for place in range(140, 190)]
-            told.append(torch.cat(steps))
-    finally:
-        torch.set_num_threads(before)
-    if numba.config.NUMBA_NUM_THREADS > 1:
-        # The prompt is torch's, whose sums depend on its threads.
-        torch.testing.assert_close(*told, rtol=1e-4, atol=1e-4)
+    tokens = random_tokens(rows, 90)
+    cache = model.new_cache(rows, 512)
+    model.next_logits(tokens[:, :40], cache)
+    told = []
+    for cores in (1, 2, 3, 7):
+        own = copy.deepcopy(cache)
+        with threads(cores), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(compiled_step, "SHARED_WORK", 0)
+            told.append(
+                torch.stack([model.next_logits(tokens[:, place : place + 1], own) for place in range(40, 90)], dim=1)
+            )
+    assert all(torch.equal(told[0], other) for other in told[1:])
+    assert_close(told[0], model.logits(tokens)[:, 40:])
+
+
+def step_alone(model: StoryTransformer) -> torch.Tensor:
     with torch.inference_mode():
-        assert_close(told[0], model.logits(tokens)[0, 140:])
+        cache = model.new_cache(1, 64)
+        model.next_logits(random_tokens(1, 9), cache)
+        return torch.cat([model.next_logits(torch.tensor([[token]]), cache) for token in range(40)])
+
+
+@pytest.mark.usefixtures("cores")
+def test_two_stories_may_be_told_by_two_threads():
+    """As a server does, with one model or two."""
+    models = [build(), build(num_experts=1)]
+    alone = [step_alone(model) for model in models]
+    with ThreadPoolExecutor(4) as pool:
+        for got, want in zip(pool.map(step_alone, models * 6), alone * 6, strict=True):
+            assert torch.equal(got, want)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_process_has_cores_of_its_own():
+    """Threads stay behind in a fork; a child that waited for its parent's would wait forever."""
+    code = """
+        import os, signal, sys
+        sys.path.insert(0, sys.argv[1])
+        import torch
+        from test_decode import build, step_alone
+        from gpt_oss_stories.model import compiled_step
+        compiled_step.SHARED_WORK = 0
+        torch.set_num_threads(2)
+        model = build()
+        want = step_alone(model)
+        compiled = model._fast_decoder().step
+        cache = model.new_cache(1, 64)
+        with torch.inference_mode():
+            model.next_logits(torch.tensor([[3, 4]]), cache)
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(60)
+            with torch.inference_mode():
+                model.next_logits(torch.tensor([[5]]), cache)
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+        assert torch.equal(step_alone(model), want)
+    """
+    here = os.path.dirname(__file__)
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code), here], check=True, timeout=300)
+
+
+def test_shares_are_all_of_it_and_each_number_of_one_core():
+    for count in (0, 1, 15, 16, 17, 160, 171):
+        for cores in (1, 2, 3, 7, 8):
+            for unit in (1, 16):
+                shares = [compiled_step._share(count, core, cores, unit) for core in range(cores)]
+                assert [number for begin, end in shares for number in range(begin, end)] == list(range(count))
+                assert all(begin % unit == 0 or begin == count for begin, _ in shares)
+
+
+def test_exp_is_exp():
+    inputs = np.concatenate((np.linspace(-87, 88, 20_001), [0, -1e-10, 0.34657359, 0.34657360])).astype(np.float32)
+    for x in inputs.tolist():
+        assert compiled_step._exp(np.float32(x)) == pytest.approx(math.exp(x), rel=3e-7)
+    assert compiled_step._exp(np.float32(-1000)) == pytest.approx(0, abs=1e-37)
+    assert compiled_step._exp(np.float32(1000)) > 1e38
+    assert math.isnan(compiled_step._exp(np.float32("nan")))
 
 
 @torch.inference_mode()
-@pytest.mark.usefixtures("sizes")
+@pytest.mark.usefixtures("cores")
 @pytest.mark.parametrize("changes", CASES.values(), ids=CASES)
 def test_rows_of_unequal_length_equal_torchs(changes, reads):
     """Shorter and longer than the window; some leave, which moves the others, and one stands there twice."""
@@ -178,7 +250,7 @@ def test_rows_of_unequal_length_equal_torchs(changes, reads):
 
 
 @torch.inference_mode()
-@pytest.mark.usefixtures("sizes")
+@pytest.mark.usefixtures("cores")
 @pytest.mark.parametrize("changes", CASES.values(), ids=CASES)
 @pytest.mark.parametrize("prompts", [[5], [WINDOW + 2], [3, 14]], ids=str)
 def test_several_tokens_at_once_equal_the_whole_sequence(changes, prompts, reads):
@@ -210,18 +282,27 @@ def test_several_tokens_at_once_equal_the_whole_sequence(changes, prompts, reads
 
 
 @torch.inference_mode()
-def test_a_cache_without_lookahead_reads_several_tokens_with_torch(reads):
+def test_a_cache_without_lookahead_reads_several_tokens(reads):
+    """Also more than its rings hold."""
     model = build()
-    tokens = random_tokens(1, 20)
+    tokens = random_tokens(1, 40)
     want = model.logits(tokens)
     cache = model.new_cache(1, 64)
-    model.next_logits(tokens[:, :4], cache)
-    for place in range(4, 12):
-        assert_close(model.next_logits(tokens[:, place : place + 1], cache), want[:, place])
-    assert_close(model.next_logits(tokens[:, 12:15], cache, every=True), want[:, 12:15])
-    for place in range(15, 20):
-        assert_close(model.next_logits(tokens[:, place : place + 1], cache), want[:, place])
-    assert reads == [(1, 1)] * 13
+    for begin, end in ((0, 4), (4, 5), (5, 8), (8, 8 + 2 * WINDOW + 1), (21, 22), (22, 40)):
+        assert_close(model.next_logits(tokens[:, begin:end], cache, every=True), want[:, begin:end])
+    assert len(reads) == 6
+
+
+@torch.inference_mode()
+def test_many_tokens_at_once_are_read_by_torch(reads, monkeypatch):
+    monkeypatch.setattr(decode, "MOST_TOKENS", 8)
+    model = build()
+    tokens = random_tokens(2, 20)
+    want = model.logits(tokens)
+    cache = model.new_cache(2, 64)
+    for begin, end in ((0, 5), (5, 9), (9, 10), (10, 20)):
+        assert_close(model.next_logits(tokens[:, begin:end], cache, every=True), want[:, begin:end])
+    assert reads == [(2, 4), (2, 1)]
 
 
 @torch.inference_mode()
@@ -254,13 +335,13 @@ def test_changed_and_moved_parameters_are_seen():
         model.layers[1].experts.down_weight.mul_(2)
     changed = decoded(model)
     assert not torch.allclose(before, changed)
-    torch.testing.assert_close(changed, decoded(plain(model)))
+    assert_close(changed, decoded(plain(model)))
     model.to(torch.float64).to(torch.float32)  # the same numbers in other memory
     with torch.no_grad():
         model.layers[0].attention.qkv.weight.mul_(1.5)
-    torch.testing.assert_close(decoded(model), decoded(plain(model)))
+    assert_close(decoded(model), decoded(plain(model)))
     model.norm.weight = torch.nn.Parameter(model.norm.weight * 3)
-    torch.testing.assert_close(decoded(model), decoded(plain(model)))
+    assert_close(decoded(model), decoded(plain(model)))
 
 
 def test_a_copied_model_decodes_with_its_own_parameters():
@@ -281,6 +362,14 @@ def test_what_it_does_not_know_is_torchs(changes, reads):
     narrow.compute_dtype = torch.bfloat16
     decoded(narrow)
     assert not reads
+
+
+def test_parameters_that_are_not_in_one_piece_are_torchs(reads):
+    model = build()
+    weight = model.layers[1].experts.down_weight
+    weight.data = weight.data.transpose(1, 2).contiguous().transpose(1, 2)
+    assert_close(decoded(model), decoded(build()))
+    assert len(reads) == 2  # of the other
 
 
 def test_gradients_are_torchs(reads):
@@ -325,10 +414,10 @@ def test_without_a_folder_to_keep_it_the_step_is_compiled_for_the_process():
         import numba.core.caching
         numba.core.caching.CacheImpl._locator_classes = []
         import numpy
-        from gpt_oss_stories.model import one_token
+        from gpt_oss_stories.model import compiled_step
         one = numpy.ones(4, numpy.float32)
-        assert one_token._norm(one, one, numpy.float32(0)).tolist() == [1.0] * 4
-        assert one_token._norm.stats.cache_path is None
+        assert compiled_step._norm(one[None], one, numpy.float32(0)).tolist() == [[1.0] * 4]
+        assert compiled_step._norm.stats.cache_path is None
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=300)
 
@@ -336,15 +425,27 @@ def test_without_a_folder_to_keep_it_the_step_is_compiled_for_the_process():
 def test_the_user_is_told_once_that_the_step_is_being_compiled(caplog, monkeypatch):
     from numba.core import event
 
-    monkeypatch.setattr(one_token._remark, "said", False)
-    remark = one_token._Remark()
+    monkeypatch.setattr(compiled_step._remark, "said", False)
+    remark = compiled_step._Remark()
     with event.install_listener("numba:compile", remark):
         with event.trigger_event("numba:compile", data={"dispatcher": len}):
             assert not remark.said
         for _ in range(2):
-            with event.trigger_event("numba:compile", data={"dispatcher": one_token._attend}):
+            with event.trigger_event("numba:compile", data={"dispatcher": compiled_step._take_part}):
                 pass
     # One line of this listener and one of the module's own, which is always there.
     assert remark.said
-    assert one_token._remark.said
+    assert compiled_step._remark.said
     assert len([line for line in caplog.messages if line.startswith("Compiling")]) == 2
+
+
+def test_the_experts_work_is_shared_in_whole_units():
+    """Also where experts have no pairs, or there are more cores than units."""
+    for pairs in ([3], [0, 1, 0, 0], [5, 0, 1, 2], [1, 1], [32, 0, 0, 1]):
+        begin_E = np.cumsum([0, *pairs])
+        for units in (1, 3, 32):
+            for cores in (1, 2, 3, 7):
+                boundaries = [compiled_step._boundary(begin_E, units, core, cores) for core in range(cores + 1)]
+                assert boundaries == sorted(boundaries)
+                assert boundaries[0] <= next(place for place, count in enumerate(pairs) if count) * units
+                assert boundaries[-1] == len(pairs) * units

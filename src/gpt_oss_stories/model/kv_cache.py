@@ -10,12 +10,16 @@ Axis letters:  B rows   T new tokens of each   S slots in view   H key-value hea
 from __future__ import annotations
 
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..config import ModelConfig
 from ..errors import StoryError
+
+if TYPE_CHECKING:
+    from .decode import Decoder
 
 
 class ContextLengthError(StoryError):
@@ -59,6 +63,8 @@ class KVCache:
         self.lengths = torch.zeros(batch_size, dtype=torch.int64, device=device)
         self.longest = 0
         """The largest of `lengths`, kept on the host so that a step need not ask the device."""
+        self.decoder: Decoder | None = None
+        """What read the last tokens, if not torch; it was current when it first did."""
 
     @property
     def nbytes(self) -> int:

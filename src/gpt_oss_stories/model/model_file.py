@@ -81,7 +81,8 @@ def build_model(config: ModelConfig, weights: Mapping[str, Tensor], source: str)
     with torch.device("meta"):
         model = StoryTransformer(config)
     check_shapes({name: tuple(tensor.shape) for name, tensor in weights.items()}, model, source)
-    state = {name: tensor.to(torch.float32) for name, tensor in weights.items()}
+    # Other programs' matrices come transposed; each row in one piece is what the products read fastest.
+    state = {name: tensor.to(torch.float32).contiguous() for name, tensor in weights.items()}
     model.load_state_dict(state, strict=True, assign=True)
     model.rope = RotaryEmbedding(config)  # its table is no parameter, so it is still on the meta device
     for parameter in model.parameters():

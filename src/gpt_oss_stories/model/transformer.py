@@ -332,9 +332,11 @@ class StoryTransformer(nn.Module):
             ContextLengthError: a row would outgrow the cache.
         """
         if counts is None and not torch.is_grad_enabled() and Decoder.can_read(tokens, cache):
-            decoder = self._fast_decoder()
-            if decoder is not None:
-                return decoder.read(tokens, cache, every=every)
+            # Whether it is current is asked once per story: that takes longer than a layer of a small model.
+            if cache.decoder is None or cache.decoder is not self._decoder:
+                cache.decoder = self._fast_decoder()
+            if cache.decoder is not None:
+                return cache.decoder.read(tokens, cache, every=every)
         step = cache.begin(tokens.shape[1], counts)
         # Padding may stand beyond the longest row; its angle does not matter.
         rotation = self._rotation(step.positions.clamp(max=step.longest - 1), step.longest)
