@@ -151,27 +151,32 @@ def _rows(weight_OI, scale_O, bias_O, x_NI, y_NO, begin, end, add):
 @compiled_in_order
 def _columns(weight_IO, scale_O, bias_O, x_NI, token_R, y_RO, begin):
     """Outputs from `begin` on, as many as y has, of x W + b for some of the tokens; this matrix stands the other way
-    round. Four inputs at a time, to read and write y less often."""
-    inputs = len(weight_IO)
-    count = y_RO.shape[1]
+    round. Three inputs of two tokens at a time: five numbers are read and two written for six products. (Four inputs
+    would be more pairs of arrays than LLVM makes sure that they do not overlap.)"""
+    inputs, tokens, count = len(weight_IO), len(token_R), y_RO.shape[1]
     end = begin + count
+    whole, even = inputs - inputs % 3, tokens - tokens % 2
     y_RO[:] = 0
-    whole = inputs - inputs % 4
-    for i in range(0, whole, 4):
+    for i in range(0, whole, 3):
         # Rows by themselves: numba would ask of each index in a matrix whether it counts from the end.
-        a_O, b_O = weight_IO[i, begin:end], weight_IO[i + 1, begin:end]
-        c_O, d_O = weight_IO[i + 2, begin:end], weight_IO[i + 3, begin:end]
-        for r in range(len(token_R)):
-            x_I, y_O = x_NI[token_R[r]], y_RO[r]
-            a, b, c, d = x_I[i], x_I[i + 1], x_I[i + 2], x_I[i + 3]
+        a_O, b_O, c_O = weight_IO[i, begin:end], weight_IO[i + 1, begin:end], weight_IO[i + 2, begin:end]
+        for r in range(0, even, 2):
+            x_I, other_x_I = x_NI[token_R[r]], x_NI[token_R[r + 1]]
+            y_O, other_y_O = y_RO[r], y_RO[r + 1]
+            xa, xb, xc = x_I[i], x_I[i + 1], x_I[i + 2]
+            other_xa, other_xb, other_xc = other_x_I[i], other_x_I[i + 1], other_x_I[i + 2]
             for o in range(count):
-                y = y_O[o] + a * np.float32(a_O[o])
-                y += b * np.float32(b_O[o])
-                y += c * np.float32(c_O[o])
-                y_O[o] = y + d * np.float32(d_O[o])
+                a, b, c = np.float32(a_O[o]), np.float32(b_O[o]), np.float32(c_O[o])
+                y_O[o] = ((y_O[o] + xa * a) + xb * b) + xc * c
+                other_y_O[o] = ((other_y_O[o] + other_xa * a) + other_xb * b) + other_xc * c
+        for r in range(even, tokens):
+            x_I, y_O = x_NI[token_R[r]], y_RO[r]
+            xa, xb, xc = x_I[i], x_I[i + 1], x_I[i + 2]
+            for o in range(count):
+                y_O[o] = ((y_O[o] + xa * np.float32(a_O[o])) + xb * np.float32(b_O[o])) + xc * np.float32(c_O[o])
     for i in range(whole, inputs):
         a_O = weight_IO[i, begin:end]
-        for r in range(len(token_R)):
+        for r in range(tokens):
             x, y_O = x_NI[token_R[r], i], y_RO[r]
             for o in range(count):
                 y_O[o] += x * np.float32(a_O[o])

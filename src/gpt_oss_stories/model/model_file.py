@@ -81,8 +81,10 @@ def build_model(config: ModelConfig, weights: Mapping[str, Tensor], source: str)
     with torch.device("meta"):
         model = StoryTransformer(config)
     check_shapes({name: tuple(tensor.shape) for name, tensor in weights.items()}, model, source)
-    # Other programs' matrices come transposed; each row in one piece is what the products read fastest.
-    state = {name: tensor.to(torch.float32).contiguous() for name, tensor in weights.items()}
+    # In memory of its own, not in a file's, which has small pages and may change; and other programs' matrices come
+    # transposed, while products read rows in one piece.
+    contiguous = torch.contiguous_format
+    state = {name: tensor.to(torch.float32, copy=True, memory_format=contiguous) for name, tensor in weights.items()}
     model.load_state_dict(state, strict=True, assign=True)
     model.rope = RotaryEmbedding(config)  # its table is no parameter, so it is still on the meta device
     for parameter in model.parameters():
