@@ -700,6 +700,13 @@ def model_config(size: str, vocabulary: str, length: int) -> ModelConfig:
     return config.replace(block_size=max(config.block_size, length))
 
 
+def dense_twin(config: ModelConfig) -> ModelConfig:
+    """The model whose only expert is as wide as all that a token of `config` uses together."""
+    return config.replace(
+        num_experts=1, experts_per_token=1, intermediate_size=config.expert_width * config.active_experts
+    )
+
+
 def write_model(options: dict[str, Any]) -> Workload:
     """Write a model for all contenders, in our format and that of `transformers`; for `apart`.
 

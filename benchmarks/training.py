@@ -33,6 +33,7 @@ from house import (
     best,
     compare,
     conditions_options,
+    dense_twin,
     given_conditions,
     model_config,
     model_options,
@@ -47,13 +48,6 @@ from gpt_oss_stories.config import ModelConfig, TrainingConfig, training_config
 FIGURE = "tokens_per_second"
 BATCHES = 4
 """Different batches that are read in turns: experts then get other numbers of tokens in each step."""
-
-
-def dense_twin(config: ModelConfig) -> ModelConfig:
-    """The model whose only expert is as wide as all that a token of `config` uses together."""
-    return config.replace(
-        num_experts=1, experts_per_token=1, intermediate_size=config.expert_width * config.active_experts
-    )
 
 
 def preset(size: str, batch: int, length: int, optimizer: str | None) -> TrainingConfig:

@@ -195,9 +195,8 @@ def test_an_allocator_that_is_not_there_is_refused(house: ModuleType, monkeypatc
 
 
 def test_the_dense_twin_has_the_same_active_parameters(house: ModuleType) -> None:
-    training = house.load_file(str(FOLDER / "training.py"))
     config = house.model_config("tiny", "story", 512)
-    dense = training.dense_twin(config)
+    dense = house.dense_twin(config)
     assert dense.num_experts == 1
     assert dense.parameters().active == pytest.approx(config.parameters().active, rel=0.005)
 

@@ -161,8 +161,7 @@ def _sample_story(model: StoryTransformer, vocabulary: Vocabulary, step: int) ->
     "--weights",
     type=click.Choice(["float32", "int8"]),
     default="float32",
-    help="int8 rounds matrices to bytes, a quarter to read for each token of a single story on a CPU."
-    "  [default: float32]",
+    help="int8 rounds matrices to bytes, a quarter to read for each token on a CPU.  [default: float32]",
 )
 @option("--json", "as_json", is_flag=True, help="Print one JSON object for each story.")
 @config_options(GenerationConfig, "Generation")

@@ -573,19 +573,53 @@ def _work(core, job, kind):
     )  # fmt: skip
 
 
-_GONE, _WAITING, _CALLED = range(3)
-"""What a helper is doing: nothing, looking whether there is a job, or one."""
+_GONE, _WAITING, _HELD, _CALLED = range(4)
+"""What a helper is doing: nothing, looking whether there is a job, looking and not to go away, or a job."""
 
 
-_GONE, _WAITING, _CALLED = range(3)
-"""What a helper is doing: nothing, looking whether there is a job, or one."""
+@compiled
+def _call(board, cores):
+    """Call all helpers to a job, or none if one is gone: whoever was called waits for the others.
+
+    Returns:
+        whether they were called.
+    """
+    for core in range(1, cores):
+        if not exchange(board, core, _WAITING, _HELD):
+            for held in range(1, core):
+                exchange(board, held, _HELD, _WAITING)
+            return False
+    for core in range(1, cores):
+        exchange(board, core, _HELD, _CALLED)
+    return True
+
+
+@compiled
+def _await_helpers(board, cores):
+    """Wait until no helper is gone, or for the time after which those who wait go."""
+    for core in range(1, cores):
+        looks = 0
+        while look(board, core) == _GONE and looks <= PATIENCE + STAY:
+            looks += 1
+            wait_a_moment(looks)
 
 
 @compiled
 def _take_part(core, board, kind):
     """Do a core's part of the job on the board, whose address is its first word. The first core, which put it there,
-    then waits for all others. They do other jobs for as long as they come soon; the word of each says what it does, so
-    that whoever has a job knows whether anybody looks."""
+    calls the others and waits for them. They do other jobs for as long as they come soon; the word of each says what it
+    does, so that whoever has a job knows whether anybody looks.
+
+    Returns:
+        of the first core: whether the job is done; otherwise a helper is gone. Of a helper: whether there was not one
+        already.
+    """
+    if core == 0:
+        job = carray(pointer(board[0]), (_JOB_WORDS,), np.int64)
+        if not _call(board, job[_CORES_TOGETHER]):
+            return False
+    elif not exchange(board, core, _GONE, _WAITING):
+        return False
     looks = 0
     while True:
         looks += 1
@@ -595,23 +629,14 @@ def _take_part(core, board, kind):
             _work(core, job, kind)
             if core == 0:
                 meet(job, cores, last)
-                return
+                return True
             exchange(board, core, _CALLED, _WAITING)  # before there can be another job
             count_up(job, 0)
             looks = 0
         elif looks <= PATIENCE + STAY:
             wait_a_moment(looks)
         elif exchange(board, core, _WAITING, _GONE):
-            return
-
-
-@compiled
-def _call(board, core):
-    """Call a helper to the job on the board; true if it was gone and must be fetched."""
-    gone = not exchange(board, core, _WAITING, _CALLED)
-    if gone:
-        board[core] = _CALLED
-    return gone
+            return True
 
 
 class _Remark(event.Listener):
@@ -643,7 +668,8 @@ class _Cores:
         self._helpers = ThreadPoolExecutor(MOST_CORES - 1, thread_name_prefix="decoding")
 
     def do(self, job: NDArray[np.int64], kind: NDArray[Any]) -> None:
-        """Do all parts of a job."""
+        """Do all parts of a job. Between two calls of compiled functions a signal may end this one; then nobody works
+        on the job, and those who wait for one go."""
         cores = int(job[_CORES_TOGETHER])
         if cores == 1:
             _take_part(0, np.array([_address(job)]), kind)
@@ -652,10 +678,11 @@ class _Cores:
             # A board for each kind of matrices: a helper runs what was compiled for its own.
             board = self._boards.setdefault(kind.dtype, np.zeros(MOST_CORES, np.int64))
             board[0] = _address(job)
-            for core in range(1, cores):
-                if _call(board, core):
-                    self._helpers.submit(_take_part, core, board, kind)
-            _take_part(0, board, kind)
+            while not _take_part(0, board, kind):
+                for core in range(1, cores):
+                    if board[core] == _GONE:
+                        self._helpers.submit(_take_part, core, board, kind)
+                _await_helpers(board, cores)
 
 
 _cores = _Cores()

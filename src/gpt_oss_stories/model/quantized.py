@@ -1,8 +1,8 @@
-"""Matrices in 8 bits, for decoding one token at a time.
+"""Matrices in 8 bits, for decoding.
 
-One token's step reads every active weight once and does two operations with it, so its time is that of reading memory;
-a byte instead of four makes it much shorter. Only weights are rounded: activations, sums, biases, norms, the router and
-the cache stay float32.
+A single token's step reads every active weight once and does two operations with it, so its time is that of reading
+memory; a byte instead of four makes it much shorter. Only weights are rounded: activations, sums, biases, norms, the
+router and the cache stay float32.
 
 Each output of a matrix has a scale of its own, the largest of its weights over 127; a weight becomes the nearest whole
 number of scales. Zero stays zero, and what was rounded once stays as it is.
@@ -54,10 +54,10 @@ def large_matrices(model: StoryTransformer) -> Iterator[Tensor]:
 
 @torch.no_grad()
 def quantize_for_decoding(model: StoryTransformer) -> None:
-    """Round a model's large matrices to 8 bits, in place, and let it decode single rows from bytes.
+    """Round a model's large matrices to 8 bits, in place, and let it decode from bytes.
 
     The parameters then are the rounded numbers themselves, in float32. So whatever reads them, the evaluation of a loss
-    as well as prompts and batches, works with exactly the model that decodes.
+    as well as long prompts, works with exactly the model that decodes.
     """
     for matrix in large_matrices(model):
         matrix.copy_(dequantize(*quantize(matrix.float().cpu())))

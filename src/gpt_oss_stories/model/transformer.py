@@ -81,7 +81,7 @@ class StoryTransformer(nn.Module):
         """Recompute each block in the backward pass instead of keeping its activations: less memory, a third more
         time."""
         self.decode_weights: Literal["float32", "int8"] = "float32"
-        """What single rows are decoded from on a CPU; `quantized.quantize_for_decoding` sets it to int8."""
+        """What tokens are decoded from on a CPU; `quantized.quantize_for_decoding` sets it to int8."""
         self._decoder: Decoder | None = None
         self.embedding = Embedding(config.vocab_size, config.n_embd)
         self.layers = nn.ModuleList(Block(config, config.layer_window(layer)) for layer in range(config.n_layer))
