@@ -20,6 +20,7 @@ weights, and the vocabulary of some built-in stories, instead of a model.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import statistics
@@ -46,6 +47,7 @@ from gpt_oss_stories.files import write_text_atomically
 from gpt_oss_stories.generation.engine import Storyteller
 from gpt_oss_stories.interop.gguf_file import write_gguf
 from gpt_oss_stories.model.model_file import load_model_file
+from gpt_oss_stories.model.quantized import quantize_for_decoding
 from gpt_oss_stories.model.transformer import StoryTransformer
 from gpt_oss_stories.tokenization import (
     Vocabulary,
@@ -348,6 +350,10 @@ def main(
             llama = open_llama(path, config.block_size, threads)
             contenders.append(Contender(f"llama.cpp, {kind}", theirs(llama), path.stat().st_size))
             agreements[kind] = agreement(contenders[-1].generate)
+        rounded = copy.deepcopy(network)
+        quantize_for_decoding(rounded)
+        contenders.append(Contender("this program, int8", ours(rounded)))
+        contenders[-1].generate(prompts[0], 2)  # compiles the step
         plain = Path(folder) / f"stories-{TYPES[0]}.gguf"
         narrow = open_llama(plain, config.block_size, threads, narrow=True)
         agreements[f"{TYPES[0]}, keys and values of 16 bits"] = agreement(theirs(narrow))

@@ -381,7 +381,7 @@ def _activate(hidden_RU, active_RF, begin, alpha, limit):
 """Columns of the table of a model's layers: addresses of parameters, 0 for what there is not."""
 
 _KEYS, _VALUES, _SLOTS, _WINDOW = range(4)
-"""Columns of the table of a cache's layers."""
+"""Columns of the table of a cache's layers, `KVCache.addresses`."""
 
 
 @compiled_in_order
@@ -765,7 +765,7 @@ class CompiledStep:
         self._embedding_VD = parameters["embedding.weight"].numpy()
         self._inner, self._chosen, self._hidden = config.n_head * config.head_dim, config.active_experts, hidden
         self._qkv = self._inner + 2 * config.kv_heads * config.head_dim
-        self._vocabulary = config.vocab_size
+        self._model, self._vocabulary = config.n_embd, config.vocab_size
         self._work = config.parameters().active
 
     @property
@@ -773,43 +773,38 @@ class CompiledStep:
         """What the large matrices are read as."""
         return self._kind.dtype
 
-    def read(
-        self,
-        tokens: Tensor,
-        positions: Tensor,
-        wanted_M: NDArray[np.int64],
-        cache: KVCache,
-        cos_PJ: Array,
-        sin_PJ: Array,
-    ) -> Array:
-        """Read tokens after those in the cache, which has room for them.
+    def read(self, tokens: Tensor, wanted_M: NDArray[np.int64], cache: KVCache, cos_PJ: Array, sin_PJ: Array) -> Array:
+        """Read tokens after those in the cache, which has room for them, and grows by them.
 
         Args:
-            tokens, positions: (B, T) int64.
+            tokens: (B, T) int64.
             wanted_M: the places in the flattened tokens whose logits are wanted.
             cos_PJ, sin_PJ: of all positions up to the largest.
 
         Returns:
             (M, V) float32, the logits of what follows.
         """
-        x_ND = self._embedding_VD[tokens.reshape(-1).numpy()]
-        count, model = x_ND.shape
+        batch, time = tokens.shape
+        count = batch * time
         pairs = count * self._chosen
-        position_N = positions.reshape(-1).numpy()
+        position_N = (cache.lengths.numpy()[:, None] + np.arange(time)).reshape(-1)
         logits_MV = np.empty((len(wanted_M), self._vocabulary), np.float32)
-        sizes = (self._qkv * count, self._inner * count, self._hidden * pairs, model * pairs)
-        qkv, mixed, active, answer = (np.empty(size, np.float32) for size in sizes)
-        rings = np.array(
-            [
-                (keys.data_ptr(), values.data_ptr(), keys.shape[1], window or keys.shape[1])
-                for keys, values, window in zip(cache.keys, cache.values, cache.windows, strict=True)
-            ]
-        )
-        arrays = (rings, position_N, wanted_M, cos_PJ, sin_PJ, x_ND, qkv, mixed, active, answer, logits_MV)
+        # One piece of memory for all that is written on the way, beginning with the embeddings.
+        sizes = (self._model * count, self._qkv * count, self._inner * count, self._hidden * pairs, self._model * pairs)
+        scratch = np.empty(sum(sizes), np.float32)
+        scratch[: sizes[0]] = self._embedding_VD[tokens.numpy().reshape(-1)].reshape(-1)
+        begin = _address(scratch)
         job = self._job.copy()
-        job[_RINGS_AT : _RINGS_AT + len(arrays)] = [_address(array) for array in arrays]
+        for place, size in enumerate(sizes, _X_AT):
+            job[place] = begin
+            begin += size * scratch.itemsize
+        rings = cache.addresses
+        arrays = (rings, position_N, wanted_M, cos_PJ, sin_PJ)
+        job[_RINGS_AT:_X_AT] = [_address(array) for array in arrays]
+        job[_LOGITS_AT] = _address(logits_MV)
         shared = CAN_SHARE and self._work * count >= SHARED_WORK
         job[_CORES_TOGETHER] = min(torch.get_num_threads(), MOST_CORES) if shared else 1
-        job[_TOKENS], job[_BATCH], job[_WANTED], job[_POSITIONS] = count, len(tokens), len(wanted_M), len(cos_PJ)
+        job[_TOKENS], job[_BATCH], job[_WANTED], job[_POSITIONS] = count, batch, len(wanted_M), len(cos_PJ)
         _cores.do(job, self._kind)
+        cache.grow(time)
         return logits_MV

@@ -111,12 +111,11 @@ class Decoder:
             ContextLengthError: a row would outgrow the cache.
         """
         batch, time = tokens.shape
-        step = cache.begin(time, None)
-        self._grow_rotation(step.longest)
-        wanted = np.arange(batch * time) if every else np.arange(time - 1, batch * time, time)
-        logits = self.step.read(tokens, step.positions, wanted, cache, self._cos_PJ, self._sin_PJ)
-        step.finish()
-        return torch.from_numpy(logits).reshape(batch, time, -1) if every else torch.from_numpy(logits)
+        cache.check_room(cache.longest + time)
+        self._grow_rotation(cache.longest + time)
+        wanted_M = np.arange(0 if every else time - 1, batch * time, 1 if every else time)
+        logits = torch.from_numpy(self.step.read(tokens, wanted_M, cache, self._cos_PJ, self._sin_PJ))
+        return logits.reshape(batch, time, -1) if every else logits
 
     def _grow_rotation(self, longest: int) -> None:
         """Know cos and sin of positions below `longest`, (P, K / 2) each."""

@@ -12,7 +12,9 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..config import ModelConfig
@@ -63,6 +65,7 @@ class KVCache:
         self.lengths = torch.zeros(batch_size, dtype=torch.int64, device=device)
         self.longest = 0
         """The largest of `lengths`, kept on the host so that a step need not ask the device."""
+        self._addresses: NDArray[np.int64] | None = None
         self.decoder: Decoder | None = None
         """What read the last tokens, if not torch; it was current when it first did."""
 
@@ -75,6 +78,7 @@ class KVCache:
         """Keep, reorder or repeat rows of the batch; rows: (n,) int64 indices of present rows."""
         self.keys = [tensor.index_select(0, rows) for tensor in self.keys]
         self.values = [tensor.index_select(0, rows) for tensor in self.values]
+        self._addresses = None
         self.lengths = self.lengths.index_select(0, rows)
         self.longest = int(self.lengths.max()) if len(rows) else 0
 
@@ -89,6 +93,35 @@ class KVCache:
         self.lengths -= count
         self.longest -= count
 
+    def check_room(self, longest: int) -> None:
+        """Refuse a row of more tokens than there is room for.
+
+        Raises:
+            ContextLengthError: `longest` is more than `max_length`.
+        """
+        if longest > self.max_length:
+            raise ContextLengthError(
+                f"a row would grow to {longest} tokens, but the cache has room for {self.max_length}"
+            )
+
+    def grow(self, time: int) -> None:
+        """Take note of so many tokens of every row, which the `decoder` has written."""
+        self.lengths = self.lengths + time
+        self.longest += time
+
+    @property
+    def addresses(self) -> NDArray[np.int64]:
+        """(layers, 4): where each layer's keys and values are, its slots, and how many keys a query sees at most."""
+        if self._addresses is None or self._addresses[0, 0] != self.keys[0].data_ptr():  # or this is a copy
+            self._addresses = np.array(
+                [
+                    (keys.data_ptr(), values.data_ptr(), keys.shape[1], window or keys.shape[1])
+                    for keys, values, window in zip(self.keys, self.values, self.windows, strict=True)
+                ],
+                np.int64,
+            )
+        return self._addresses
+
     def begin(self, time: int, counts: Tensor | None) -> CacheStep:
         """Plan the reading of `time` more tokens.
 
@@ -100,10 +133,7 @@ class KVCache:
             ContextLengthError: a row would grow beyond `max_length`.
         """
         longest = self.longest + time if counts is None else int((self.lengths + counts).max())
-        if longest > self.max_length:
-            raise ContextLengthError(
-                f"a row would grow to {longest} tokens, but the cache has room for {self.max_length}"
-            )
+        self.check_room(longest)
         positions = self.lengths[:, None] + torch.arange(time, device=self.lengths.device)
         grown = self.lengths + (time if counts is None else counts)
         return CacheStep(self, positions, grown, longest, is_padded=counts is not None)
