@@ -49,6 +49,8 @@ def build(**changes) -> StoryTransformer:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    if Decoder.suits(model):
+        _ = model._fast_decoder().step  # loaded: prompts are read by it as well
     return model
 
 
@@ -292,6 +294,16 @@ def test_a_cache_without_lookahead_reads_several_tokens(reads):
     for begin, end in ((0, 4), (4, 5), (5, 8), (8, 8 + 2 * WINDOW + 1), (21, 22), (22, 40)):
         assert_close(model.next_logits(tokens[:, begin:end], cache, every=True), want[:, begin:end])
     assert len(reads) == 6
+
+
+@torch.inference_mode()
+def test_the_first_prompt_does_not_wait_for_the_loops(reads):
+    model = copy.deepcopy(build())
+    for _ in range(2):
+        cache = model.new_cache(1, 64)
+        for tokens in (random_tokens(1, 5), random_tokens(1, 1)):
+            model.next_logits(tokens, cache)
+    assert reads == [(1, 1), (1, 5), (1, 1)]
 
 
 @torch.inference_mode()

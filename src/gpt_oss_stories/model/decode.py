@@ -59,6 +59,11 @@ class Decoder:
         unembedding = self.model.unembedding_weight.detach()
         return CompiledStep(self.config, parameters, unembedding, in_bytes=self.weights == "int8")
 
+    def would_wait(self, cache: KVCache) -> bool:
+        """Whether a prompt is better left to torch: the first word of a process's first story is there sooner if the
+        loops are loaded after it."""
+        return cache.longest == 0 and "step" not in self.__dict__
+
     def __deepcopy__(self, memo: object) -> None:
         """A copied model makes a decoder of its own: this one's addresses are those of the original's parameters."""
         return None

@@ -335,7 +335,7 @@ class StoryTransformer(nn.Module):
             # Whether it is current is asked once per story: that takes longer than a layer of a small model.
             if cache.decoder is None or cache.decoder is not self._decoder:
                 cache.decoder = self._fast_decoder()
-            if cache.decoder is not None:
+            if cache.decoder is not None and not cache.decoder.would_wait(cache):
                 return cache.decoder.read(tokens, cache, every=every)
         step = cache.begin(tokens.shape[1], counts)
         # Padding may stand beyond the longest row; its angle does not matter.
