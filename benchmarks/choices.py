@@ -42,7 +42,7 @@ from house import (
     talk,
 )
 
-from gpt_oss_stories.config import DataConfig, ModelConfig, TrainingConfig, data_config
+from gpt_oss_stories.config import ModelConfig, TrainingConfig, data_config
 
 time_to_loss = load_file(str(FOLDER / "time_to_loss.py"))
 """The question that trains as this one does, against another program."""
@@ -96,24 +96,7 @@ no-sinks; two-tokens: multi-token prediction of the token after the next."""
 
 
 @click.command(help=(__doc__ or "").partition("\n")[0], context_settings={"default_map": {"repetitions": 3}})
-@click.option(
-    "--dataset-path", type=click.Path(exists=True), help="Stories as in `stories train`.  [default: the built-in ones]"
-)
-@click.option("--data-dir", default=DataConfig().data_dir, show_default=True, help="Where token shards are kept.")
-@click.option(
-    "--validation-fraction",
-    default=DataConfig().validation_fraction,
-    show_default=True,
-    help="Share of the stories that is held out.",
-)
-@click.option(
-    "--held-out-tokens",
-    default=65_536,
-    show_default=True,
-    type=click.IntRange(0),
-    help="About how many of their tokens are scored; 0: all.",
-)
-@click.option("--size", type=click.Choice(list(SIZES)), default="nano", show_default=True)
+@time_to_loss.stories_options
 @click.option(
     "--seconds",
     default=60.0,

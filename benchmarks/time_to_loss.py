@@ -33,10 +33,10 @@ import re
 import statistics
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from house import (
@@ -67,6 +67,8 @@ if TYPE_CHECKING:
     from gpt_oss_stories.data.shards import TokenShard
     from gpt_oss_stories.training.evaluation import Evaluation
     from gpt_oss_stories.training.trainer import TrainingResult
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 NO_END = 10**9
 """Steps that no run gets to: where time is the limit, and for what is to happen at the end only."""
@@ -713,25 +715,40 @@ def writable(context: click.Context, parameter: click.Parameter, value: str | No
     return path
 
 
+def stories_options(command: _Command) -> _Command:
+    """Give a question about training the options that say what is trained on which stories."""
+    for option in reversed(
+        (
+            click.option(
+                "--dataset-path",
+                type=click.Path(exists=True),
+                help="Stories as in `stories train`.  [default: the built-in ones]",
+            ),
+            click.option(
+                "--data-dir", default=DataConfig().data_dir, show_default=True, help="Where token shards are kept."
+            ),
+            click.option(
+                "--validation-fraction",
+                default=DataConfig().validation_fraction,
+                show_default=True,
+                help="Share of the stories that is held out.",
+            ),
+            click.option(
+                "--held-out-tokens",
+                default=65_536,
+                show_default=True,
+                type=click.IntRange(0),
+                help="About how many of their tokens are scored; 0: all.",
+            ),
+            click.option("--size", type=click.Choice(list(SIZES)), default="nano", show_default=True),
+        )
+    ):
+        command = option(command)
+    return command
+
+
 @click.command(help=(__doc__ or "").partition("\n")[0], context_settings={"default_map": {"repetitions": 1}})
-@click.option(
-    "--dataset-path", type=click.Path(exists=True), help="Stories as in `stories train`.  [default: the built-in ones]"
-)
-@click.option("--data-dir", default=DataConfig().data_dir, show_default=True, help="Where token shards are kept.")
-@click.option(
-    "--validation-fraction",
-    default=DataConfig().validation_fraction,
-    show_default=True,
-    help="Share of the stories that is held out.",
-)
-@click.option(
-    "--held-out-tokens",
-    default=65_536,
-    show_default=True,
-    type=click.IntRange(0),
-    help="About how many of their tokens are scored; 0: all.",
-)
-@click.option("--size", type=click.Choice(list(SIZES)), default="nano", show_default=True)
+@stories_options
 @click.option(
     "--seconds",
     default=600.0,
