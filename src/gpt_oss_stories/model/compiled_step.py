@@ -5,8 +5,8 @@ such a step between operations. Here a step is one call. Every matrix is read on
 of 255 whole numbers times a scale (`quantized`), and used while it is in a register or the nearest cache.
 
 The cores go through the step side by side, each with its share of every matrix's outputs, and meet where one needs what
-the others made: six times in a layer. Each number is the work of one core, whatever their count, so that the same
-story is told on any number of them.
+the others made: six times in a layer. Each number is the work of one core, whatever their count, so that a step gives
+the same logits on any number of them.
 
 numba compiles the functions when they are first called and keeps the result in a folder beside this file, or in the
 user's cache if that cannot be written: about twenty seconds once per installation, and less than one in later

@@ -31,7 +31,7 @@ intrinsic: Any = numba.extending.intrinsic  # whose types do not know that numba
 
 def _use_wide_registers() -> None:
     """Let LLVM use all 512 bits of a register where there are so many: for the sake of older processors' clocks it uses
-    256 unless told so, and batches then take half as long again. A choice of the user's stays, and once something has
+    256 unless told so, and batches then take longer. A choice of the user's stays, and once something has
     been compiled in this process, nothing changes any more."""
     features = llvmlite.binding.get_host_cpu_features()
     if numba.config.CPU_FEATURES is None and features.get("avx512f"):  # type: ignore[attr-defined]
