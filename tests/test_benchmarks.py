@@ -74,6 +74,7 @@ def answers(commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> Cal
         "training": ("--batch", "2", "--length", "32", "--steps", "1", "--peer-dtype", "bfloat16"),
         "generation": ("--batches", "1,2", "--tokens", "4", "--prompt-tokens", "8", "--peer-dtype", "float32"),
         "startup": (),
+        "batches": ("--length", "64", "--stories", "60", "--plan-stories", "50,100", "--steps", "1"),
     }
     started = {
         name: commands.start([sys.executable, str(FOLDER), name, *QUICK, *words], folder)
@@ -119,6 +120,20 @@ def test_starting_is_measured(answers: Callable[[str], dict[str, Any]]) -> None:
     result = answers("startup")
     assert 0 < result["import_seconds"] < result["generate_seconds"]
     assert result["contenders"]["transformers"]["peak_memory_bytes"] > 100 << 20
+
+
+@pytest.mark.slow
+def test_making_batches_is_measured(answers: Callable[[str], dict[str, Any]]) -> None:
+    result = answers("batches")
+    assert 0 < result["share_of_step"] < 1
+    assert set(result["plan_seconds"]) == {"50", "100"}
+    assert all(seconds > 0 for seconds in result["plan_seconds"].values())
+    contenders = result["contenders"]
+    for name, shares in result["padding_share"].items():
+        assert shares == contenders[name]["facts"]["padding_share"] >= 0
+    assert 0 < contenders["ours"]["facts"]["repeated_share"] < 1, "the storybook's stories are longer than 64 tokens"
+    assert result["cut_share"]["DataLoader, chunked"] > 0
+    assert result["batch_milliseconds"]["ours, 2 x 131,072"] > 0
 
 
 def test_contenders_take_turns_in_processes_of_their_own(

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..config import DataConfig, ModelConfig, TrainingConfig, check_run
-from ..data.batches import Batch, BatchStream
+from ..data.batches import ORDER, Batch, BatchStream
 from ..data.pipeline import PreparedData, prepare
 from ..device import choose_device
 from ..errors import StoryError
@@ -230,6 +230,7 @@ class _Run:
             "seed": config.seed,
             "optimizer": config.optimizer,
             "row length": length,
+            "order of batches": ORDER,
         }
         if initial is not None:
             self.identity["started from"] = str(initial.path.resolve())
