@@ -34,7 +34,7 @@ import click
 
 from gpt_oss_stories.config import DataConfig
 from gpt_oss_stories.data.originals import original_stories
-from gpt_oss_stories.data.pipeline import story_digest
+from gpt_oss_stories.data.preparation.telling import story_digest
 from gpt_oss_stories.data.records import StoryRecord
 from gpt_oss_stories.data.sources import clean_text
 from gpt_oss_stories.data.storybook import write_stories
@@ -77,7 +77,7 @@ metadata:
 
 
 def is_held_out(text: str, fraction: float) -> bool:
-    """Whether data preparation with this validation fraction keeps the story from training (`data.pipeline.held_out`).
+    """Whether data preparation with this validation fraction keeps the story from training (`telling.is_held_out`).
 
     Args:
         text: of the story, cleaned.

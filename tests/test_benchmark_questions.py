@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from collections.abc import Callable
@@ -292,11 +291,11 @@ def test_lengths_that_do_not_fit_are_left_out(context: Any, conditions: Any, mon
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_data_preparation_is_measured(answers: Callable[[str], dict[str, Any]]) -> None:
-    pytest.importorskip("tokenizers")
+    pytest.importorskip("datasets")
     result = answers("data")
     facts = {name: outcome["facts"] for name, outcome in result["contenders"].items()}
-    assert result["peer"] == ("datasets" if importlib.util.find_spec("datasets") else "tokenizers")
-    assert result["settings"]["datasets"] == (result["peer"] == "datasets")
+    assert result["peer"] == "datasets"
+    assert 0 < facts.pop("ours, all steps")["stories"] <= 300
     assert {one["stories"] for one in facts.values()} == {300}
     assert len({one["tokens"] for one in facts.values()}) == 1  # all of our preparation included
     assert facts["ours"]["tokens"] > 300 * 50
@@ -310,11 +309,7 @@ def test_data_preparation_is_measured(answers: Callable[[str], dict[str, Any]]) 
     assert result["tokens_only_ratio"] == pytest.approx(alike, rel=1e-4)
 
 
-def test_without_datasets_the_peer_is_the_tokenizer_alone(data: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data.importlib.util, "find_spec", lambda name: None if name == "datasets" else object())
-    (alone,) = data.peers({}, 2)
-    assert (alone.name, alone.make, alone.options["tokenizer_threads"]) == ("tokenizers", data.their_tokens, 2)
-    monkeypatch.setattr(data.importlib.util, "find_spec", lambda name: object())
+def test_the_peer_is_asked_with_threads_and_with_processes(data: Any) -> None:
     one, several = data.peers({}, 2)
     assert (one.options["processes"], one.options["tokenizer_threads"]) == (None, 2)
     assert (several.options["processes"], several.options["tokenizer_threads"]) == (2, 1)
@@ -322,11 +317,12 @@ def test_without_datasets_the_peer_is_the_tokenizer_alone(data: Any, monkeypatch
 
 
 def test_figures_of_other_tokens_are_refused(data: Any, house: ModuleType) -> None:
-    first = house.Outcome("A", facts={"tokens": 5, "tokens_sha256": "x"})
-    data.check_same([first, house.Outcome("B", facts={"tokens": 5}), house.Outcome("C", facts={})])
-    for other in ({"tokens": 6}, {"tokens": 5, "tokens_sha256": "y"}):
-        with pytest.raises(house.BenchmarkError, match="different tokens"):
-            data.check_same([first, house.Outcome("B", facts=other)])
+    first = house.Outcome("A", facts={"stories": 1000, "tokens_sha256": "x"})
+    data.check_same([first, house.Outcome("B", facts={"stories": 995})])
+    with pytest.raises(house.BenchmarkError, match="different tokens"):
+        data.check_same([first, house.Outcome("B", facts={"stories": 1000, "tokens_sha256": "y"})])
+    with pytest.raises(house.BenchmarkError, match="kept different stories"):
+        data.check_same([first, house.Outcome("B", facts={"stories": 980})])
 
 
 # What cannot be used

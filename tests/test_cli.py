@@ -419,7 +419,7 @@ def test_stories_go_from_prepare_to_train_to_generate(
     told = [f"Once upon a time, a {who} found a {what}. It was {how}." for who in ("fox", "cat", "hen")
             for what in ("key", "shoe", "pea") for how in ("red", "old", "big")]  # fmt: skip
     (tmp_path / "mine.txt").write_text("\n<|endoftext|>\n".join(told), encoding="utf-8")
-    source = ["--dataset-path", "mine.txt", "--validation-fraction", "0.2"]
+    source = ["--dataset-path", "mine.txt", "--validation-fraction", "0.2", "--no-drop-near-copies"]
 
     assert cli.main(["prepare", *source]) == 0
     folder = capfd.readouterr().out.strip()

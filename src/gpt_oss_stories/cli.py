@@ -199,12 +199,24 @@ def prepare(model_size: str, **values: Any) -> None:
     data = data_config(model_size, **given_values(DataConfig, values))
     from rich.console import Console
 
+    from .data.pipeline import PreparationSubmittedError
     from .data.pipeline import prepare as run
+    from .data.report import PAGE_NAME, console_table, write_report
     from .training.display import PreparationDisplay
 
-    with PreparationDisplay(Console(stderr=True)) as progress:
-        prepared = run(data, progress)
-    click.echo(prepared.summary, err=True)
+    console = Console(stderr=True)
+    with PreparationDisplay(console) as progress:
+        try:
+            prepared = run(data, progress)
+        except PreparationSubmittedError as submitted:
+            click.echo(submitted, err=True)
+            return
+    facts = prepared.facts()
+    console.print(console_table(facts))
+    page = prepared.directory / PAGE_NAME
+    if not page.exists():
+        write_report(prepared.directory, facts)
+    click.echo(f"{prepared.summary.splitlines()[-1]}\nreport: {page}", err=True)
     click.echo(prepared.directory)
 
 

@@ -361,10 +361,27 @@ class DataConfig(Config):
     """Which stories a model is trained on, and how they become tokens."""
 
     dataset_path: str | None = setting(
-        None, "A .txt or .jsonl file (or a folder of them) with stories; the built-in stories when not given."
+        None,
+        "Stories: a file (.txt, .jsonl, .json, .csv, .parquet, also .gz and .zst), a folder, a pattern, or a data set "
+        "of the Hugging Face Hub; several with commas, each with options: a.jsonl?weight=2,owner/name?split=train. "
+        "The built-in stories when not given.",
     )
     data_dir: str = setting("data", "Where prepared token shards are kept.")
-    process_data: bool = setting(False, "Prepare the shards again even if they are there.")
+    process_data: bool = setting(
+        False, "Prepare the shards again even if they are there; goes on with an interrupted preparation."
+    )
+    force_reprocess: bool = setting(False, "Prepare the shards again from the very start.")
+    executor: str = setting(
+        "local",
+        "Where the tasks of a preparation run: processes of this machine, a Slurm cluster or Ray.",
+        choices=("local", "slurm", "ray"),
+    )
+    executor_options: str | None = setting(
+        None, "For the executor, with commas: partition=cpu,time=24:00:00,mem_per_cpu_gb=4 (Slurm), address=auto (Ray)."
+    )
+    max_workers: int | None = setting(
+        None, "Tasks that run at a time; one for each core (or little data: one) when not given.", minimum=1
+    )
     vocabulary: str = setting(
         "harmony",
         "harmony: all 201,088 tokens; story: the tokens that the stories use, renumbered.",
@@ -392,7 +409,23 @@ class DataConfig(Config):
         0.25, "Share of stories with a known request that are told as a conversation.", minimum=0, maximum=1
     )
     validation_fraction: float = setting(0.02, "Share of the stories held out for evaluation.", above=0, maximum=0.5)
-    max_story_characters: int = setting(1_000_000, "Longer stories are dropped and counted.", minimum=1)
+    repair_text: bool = setting(True, "Mend broken encodings such as \u00e2\u20ac\u2122 for an apostrophe.")
+    language: str = setting(
+        "en", "Leave out stories in other languages than this (ISO 639-1 code); any keeps all of them."
+    )
+    min_story_words: int = setting(5, "Leave out stories with fewer words.", minimum=0)
+    max_story_characters: int = setting(1_000_000, "Leave out longer stories.", minimum=1)
+    require_ending: bool = setting(True, "Leave out stories that stop in the middle of a sentence.")
+    drop_repetitive: bool = setting(True, "Leave out texts that say the same again and again.")
+    child_safety: str = setting(
+        "usual",
+        "Leave out what is not for children: as usual, as for the youngest, with the freedom of old tales, or off.",
+        choices=("usual", "young", "old-tales", "off"),
+    )
+    drop_near_copies: bool = setting(True, "Of stories that are nearly the same keep only the first.")
+    decontaminate: str | None = setting(
+        None, "Stories to keep apart for evaluation: training stories that share a passage of 13 words are left out."
+    )
     data_seed: int = setting(0, "Seed of what is random in preparation (requests, dropped fields).", minimum=0)
 
     @property

@@ -21,9 +21,12 @@ from hypothesis import strategies as st
 
 from gpt_oss_stories.config import DataConfig
 from gpt_oss_stories.data import pipeline
-from gpt_oss_stories.data.pipeline import held_out, prepare, story_digest
+from gpt_oss_stories.data.cleaning import tidy_text
+from gpt_oss_stories.data.pipeline import prepare
+from gpt_oss_stories.data.preparation import plan
+from gpt_oss_stories.data.preparation.telling import is_held_out, story_digest
 from gpt_oss_stories.data.shards import ShardError, read_manifest
-from gpt_oss_stories.data.sources import DataError, clean_text
+from gpt_oss_stories.data.sources import DataError
 from gpt_oss_stories.files import FileWriteError
 from gpt_oss_stories.tokenization import harmony_vocabulary, render_story
 
@@ -57,6 +60,13 @@ def files_of(directory: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in sorted(directory.iterdir())}
 
 
+KEEP_ALL = {
+    "language": "any", "min_story_words": 0, "require_ending": False, "drop_repetitive": False, "child_safety": "off",
+    "drop_near_copies": False,
+}  # fmt: skip
+"""Settings under which the made-up texts of these tests, which are no stories, are kept."""
+
+
 @pytest.fixture
 def config(tmp_path):
     """Settings for stories in tmp_path/stories.jsonl."""
@@ -65,6 +75,7 @@ def config(tmp_path):
         data_dir=str(tmp_path / "data"),
         vocabulary="story",
         validation_fraction=0.2,
+        **KEEP_ALL,
     )
 
 
@@ -84,7 +95,7 @@ def test_every_story_comes_back_as_its_clean_text(config, vocabulary):
     data = prepare(config.replace(vocabulary=vocabulary))
     assert data.vocabulary.kind == vocabulary
     back = told(data.train, data.vocabulary) + told(data.validation, data.vocabulary)
-    assert sorted(back) == sorted(map(clean_text, texts))
+    assert sorted(back) == sorted(map(tidy_text, texts))
     start, end = (data.vocabulary.special(name) for name in ("startoftext", "endoftext"))
     for index in range(len(data.train)):
         tokens, trained = data.train.story(index)
@@ -153,8 +164,8 @@ def test_copies_are_dropped_counted_and_never_on_both_sides(config):
     assert sorted(train + validation) == sorted(texts)
     assert validation
     assert not {story_digest(text) for text in train} & {story_digest(text) for text in validation}
-    assert read_manifest(data.directory)["dropped"] == {"copies of another story": 80}
-    assert "dropped 80: copies of another story" in data.summary
+    assert read_manifest(data.directory)["dropped"] == {"copy of another story": 80}
+    assert "dropped 80: copy of another story" in data.summary
 
 
 def test_sides_depend_on_the_story_alone(config):
@@ -167,6 +178,12 @@ def test_sides_depend_on_the_story_alone(config):
     old, new = (set(told(data.validation, data.vocabulary)) for data in (before, after))
     assert new & set(texts) == old
     assert 0 < len(old) < 30
+
+
+def held_out(keys, fraction):
+    if not len(keys):
+        return np.zeros(0, dtype=np.bool_)
+    return is_held_out(keys, fraction, int(keys.min()), int(keys.max()))
 
 
 @given(st.sets(st.integers(0, 2**64 - 1), min_size=2, max_size=40), st.floats(1e-6, 0.5))
@@ -233,7 +250,8 @@ def test_requests_become_conversations_in_which_only_story_and_answers_are_learn
     assert 0.2 < np.mean(first) < 0.8
 
 
-def test_the_result_is_the_same_for_any_number_of_workers(config):
+def test_the_result_is_the_same_for_any_number_of_workers(config, monkeypatch):
+    monkeypatch.setattr(plan, "SMALLEST_PIECE", 20_000)
     rows = [*rows_with_requests(700), *[tale(number) for number in range(500)], *ODD_TEXTS]
     write_jsonl(Path(config.dataset_path), rows)
     alone = prepare(config.replace(min_token_count=2), workers=1)
@@ -248,11 +266,11 @@ def test_prepared_data_are_found_again_and_made_again_when_asked(config):
     write_jsonl(Path(config.dataset_path), map(tale, range(20)))
     stages: list[str] = []
     first = prepare(config, lambda stage, done, total: stages.append(stage))
-    assert {"stories", "shards"} <= set(stages)
+    assert {"tell", "finish"} <= set(stages)
     stages.clear()
     made = (first.directory / "train.shard").stat().st_ino
     again = prepare(config, lambda stage, done, total: stages.append(stage))
-    assert not {"stories", "shards"} & set(stages)
+    assert not {"tell", "finish"} & set(stages)
     assert (again.directory, again.reused, first.reused) == (first.directory, True, False)
     assert again.vocabulary.fingerprint == first.vocabulary.fingerprint
     assert "found prepared in" in again.summary
@@ -263,14 +281,15 @@ def test_prepared_data_are_found_again_and_made_again_when_asked(config):
     assert os.listdir(config.data_dir) == [first.directory.name]
 
 
-def test_progress_counts_up(config):
+def test_progress_counts_tasks(config, monkeypatch):
+    monkeypatch.setattr(plan, "SMALLEST_PIECE", 20_000)
     write_jsonl(Path(config.dataset_path), map(tale, range(600)))
     told_progress: list[tuple[str, int, int | None]] = []
     prepare(config, lambda *progress: told_progress.append(progress), workers=1)
-    assert [row for row in told_progress if row[0] == "stories"] == [
-        ("stories", 256, None), ("stories", 512, None), ("stories", 600, None),
-    ]  # fmt: skip
-    assert told_progress[-1] == ("shards", 600, 600)
+    tasks = told_progress[[stage for stage, _, _ in told_progress].index("tell")][2]
+    assert tasks > 3
+    assert [row for row in told_progress if row[0] == "tell"] == [("tell", done, tasks) for done in range(tasks + 1)]
+    assert told_progress[-1] == ("finish", 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -298,7 +317,7 @@ def test_what_was_skipped_and_dropped_is_told_and_kept(config):
     write_jsonl(Path(config.dataset_path), rows)
     data = prepare(config.replace(max_story_characters=299))
     manifest = read_manifest(data.directory)
-    assert manifest["dropped"] == {"copies of another story": 1, "longer than 299 characters": 1}
+    assert manifest["dropped"] == {"copy of another story": 1, "longer than 299 characters": 1}
     assert manifest["skipped"] == {"no key 'text'": {"count": 1, "first": ["stories.jsonl:12"]}}
     taken = manifest["splits"]["train"]["stories"] + manifest["splits"]["validation"]["stories"]
     assert taken + 1 + 1 + 1 == len(rows)
@@ -315,8 +334,8 @@ def test_what_was_skipped_and_dropped_is_told_and_kept(config):
     [
         ([], {}, r"no stories in .*stories\.jsonl: empty"),
         ([{"text": None}], {}, r"no stories in .*1 'text' is not a text \(stories.jsonl:1\)"),
-        (["a long story"], {"max_story_characters": 5}, "no stories to train on: all were dropped: 1 longer than 5"),
-        ([], {"dataset_path": None, "storybook_stories": 0, "first_readers": 0, "original_repeats": 0}, "all 0"),
+        (["a long story"], {"max_story_characters": 5}, "no stories to train on: all were left out: 1 longer than 5"),
+        ([], {"dataset_path": None, "storybook_stories": 0, "first_readers": 0, "original_repeats": 0}, "are all 0"),
         ([], {"dataset_path": "/nowhere/x.jsonl"}, "/nowhere/x.jsonl does not exist"),
     ],
     ids=["empty", "only bad", "all dropped", "nothing asked for", "missing"],
@@ -370,28 +389,40 @@ def test_a_damaged_folder_is_one_clear_line_and_can_be_made_again(config):
     assert path.read_bytes() == whole
 
 
-def test_an_error_on_the_way_leaves_what_was_there(config):
+def test_an_interrupted_preparation_is_gone_on_with_and_leaves_what_was_there(config):
     write_jsonl(Path(config.dataset_path), map(tale, range(20)))
 
     def interrupt(stage: str, done: int, total: int | None) -> None:
-        if stage == "shards":
+        if (stage, done) == ("number", 0):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         prepare(config, interrupt)
-    assert os.listdir(config.data_dir) == []
-    data = prepare(config)
+    (unfinished,) = os.listdir(config.data_dir)
+    assert unfinished.startswith(".")
+    assert unfinished.endswith(".work")
+    done_before: list[str] = []
+    data = prepare(config, lambda stage, done, total: done_before.append(stage) if (done, total) == (1, 1) else None)
+    assert os.listdir(config.data_dir) == [data.directory.name]
+    assert done_before == ["tell", "exact", "extremes", "count", "vocabulary", "number", "finish"]
     before = files_of(data.directory)
     with pytest.raises(KeyboardInterrupt):
         prepare(config.replace(process_data=True), interrupt)
-    assert os.listdir(config.data_dir) == [data.directory.name]
+    assert sorted(os.listdir(config.data_dir)) == sorted([data.directory.name, unfinished])
     assert files_of(data.directory) == before
+    assert prepare(config).reused
+    again = prepare(config.replace(force_reprocess=True))
+    assert os.listdir(config.data_dir) == [again.directory.name]
+    assert files_of(again.directory) == before
 
 
 KILLED = """
 import json, sys, time
 from gpt_oss_stories.config import DataConfig
 from gpt_oss_stories.data.pipeline import prepare
+from gpt_oss_stories.data.preparation import plan
+
+plan.SMALLEST_PIECE = 20_000
 
 def progress(stage, done, total):
     if stage == sys.argv[2]:
@@ -403,8 +434,8 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize(("stage", "workers"), [("stories", 2), ("shards", 1)])
-def test_a_killed_preparation_leaves_no_half_folder_and_no_workers(config, tmp_path, stage, workers):
+@pytest.mark.parametrize(("stage", "workers"), [("exact", 2), ("finish", 1)])
+def test_a_killed_preparation_leaves_no_workers_and_is_gone_on_with(config, tmp_path, stage, workers):
     write_jsonl(Path(config.dataset_path), map(tale, range(600)))
     script = tmp_path / "killed.py"
     script.write_text(KILLED)
@@ -415,7 +446,7 @@ def test_a_killed_preparation_leaves_no_half_folder_and_no_workers(config, tmp_p
     assert bool(children) == (workers > 1)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    assert all(name.startswith(".") and name.endswith(".part") for name in os.listdir(config.data_dir))
+    assert all(name.startswith(".") and name.endswith(".work") for name in os.listdir(config.data_dir))
     _, alive = psutil.wait_procs(children, timeout=20)
     assert not alive
     data = prepare(config)
@@ -432,7 +463,7 @@ def test_who_comes_second_waits_and_finds_the_data_prepared(config):
 
     def hold(stage: str, done: int, total: int | None) -> None:
         entered.set()
-        if stage == "stories":
+        if stage == "tell":
             assert released.wait(30)
 
     def tell(stage: str, done: int, total: int | None) -> None:
@@ -449,7 +480,7 @@ def test_who_comes_second_waits_and_finds_the_data_prepared(config):
     first.join()
     assert second.reused
     assert not results[0].reused
-    assert "stories" not in stages
+    assert "tell" not in stages
 
 
 def test_a_data_folder_that_cannot_be_written_is_one_clear_line(config, tmp_path):

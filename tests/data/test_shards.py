@@ -6,8 +6,6 @@ import json
 import os
 import resource
 import struct
-import subprocess
-import sys
 import zlib
 from pathlib import Path
 
@@ -16,13 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt_oss_stories.data import shards
 from gpt_oss_stories.data.shards import (
     ShardCounts,
     ShardError,
     ShardWriter,
     TokenShard,
-    new_directory,
     read_manifest,
     token_dtype,
     write_manifest,
@@ -216,62 +212,6 @@ def test_a_bad_manifest_is_refused(tmp_path, content, message):
         (tmp_path / "manifest.json").write_bytes(content)
     with pytest.raises(ShardError, match=message):
         read_manifest(tmp_path)
-
-
-def test_a_folder_appears_whole_or_not_at_all(tmp_path):
-    target = tmp_path / "data" / "set-1"
-    with new_directory(target) as part:
-        (part / "file").write_text("first")
-        assert not target.exists()
-    assert (target / "file").read_text() == "first"
-
-    def interrupted() -> None:
-        with new_directory(target) as part:
-            (part / "file").write_text("half")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert (target / "file").read_text() == "first"
-    with new_directory(target) as part:
-        (part / "file").write_text("second")
-    assert (target / "file").read_text() == "second"
-    assert os.listdir(tmp_path / "data") == ["set-1"]
-
-
-KILLED = """
-import sys, time
-from gpt_oss_stories.data.shards import new_directory
-with new_directory(sys.argv[1]) as part:
-    (part / "half").write_text("half")
-    print("ready", flush=True)
-    time.sleep(60)
-"""
-
-
-def test_a_killed_process_leaves_no_half_folder_and_the_next_one_tidies_up(tmp_path):
-    target = tmp_path / "set-1"
-    source = str(Path(shards.__file__).parents[2])
-    environment = {**os.environ, "PYTHONPATH": source}
-    process = subprocess.Popen([sys.executable, "-c", KILLED, target], stdout=subprocess.PIPE, env=environment)
-    assert process.stdout.readline() == b"ready\n"
-    process.kill()
-    process.communicate()
-    assert not target.exists()
-    assert len(os.listdir(tmp_path)) == 1  # what it had begun
-    with new_directory(target) as part:
-        (part / "file").write_text("whole")
-    assert os.listdir(tmp_path) == ["set-1"]
-    assert os.listdir(target) == ["file"]
-
-
-def test_a_place_that_cannot_be_written_is_one_clear_line(tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    with (
-        pytest.raises(FileWriteError, match="Free some space or choose another folder"),
-        new_directory(tmp_path / "file/set"),
-    ):
-        pass
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")

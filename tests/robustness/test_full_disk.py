@@ -86,14 +86,19 @@ def test_training_that_cannot_write_leaves_the_earlier_model(
     assert steps == [1, 2, 3, 4]
 
 
-def test_preparation_that_cannot_write_leaves_nothing(stories, tmp_path) -> None:
+def test_preparation_that_cannot_write_leaves_no_half_data_and_is_gone_on_with(stories, tmp_path) -> None:
     words = "prepare --storybook-stories 30 --first-readers 0 --original-repeats 0"
     error = the_error(*stories.run(words, tmp_path, file_bytes=2000))
     assert "prepared data" in error
     assert REFUSED in error
-    assert list(files_in(tmp_path)) == ["data"]
+    (work,) = (tmp_path / "data").iterdir()
+    assert work.name.startswith(".storybook-")
+    assert work.name.endswith(".work")
+    assert f"what is done so far is kept in {work}" in error
     code, said = stories.run(words, tmp_path)
     assert code == 0, said
+    (made,) = (tmp_path / "data").iterdir()
+    assert not made.name.startswith(".")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
@@ -101,6 +106,7 @@ def test_preparation_that_cannot_write_leaves_nothing(stories, tmp_path) -> None
 def test_output_that_nobody_can_keep_is_an_error(words: str, stories, trained) -> None:
     if words == "prepare":
         words += " --storybook-stories 40 --first-readers 20 --original-repeats 0"
+        assert stories.run(words, trained)[0] == 0  # the report, which training has no use for
     before = files_in(trained)
     assert os.strerror(errno.ENOSPC) in the_error(*stories.run(words, trained, out="/dev/full"))
     assert files_in(trained) == before

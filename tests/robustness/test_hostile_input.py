@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from gpt_oss_stories import cli
+from gpt_oss_stories.data.storybook import write_story
 
 HOSTILE = Path(__file__).resolve().parents[3] / "shared" / "data" / "hostile"
 MEGABYTE = 1_000_000
@@ -138,10 +139,13 @@ def test_a_line_of_a_megabyte_is_a_story(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    text = " ".join(f"fox{number}" for number in range(200_000))[: MEGABYTE - 1] + "."
+    told = " ".join(write_story(seed).text for seed in range(1500)).encode("ascii", "ignore").decode()
+    text = " ".join(told.split())[: MEGABYTE - 1].rstrip() + "."
+    text += "." * (MEGABYTE - len(text))
     (tmp_path / f"long.{kind}").write_bytes(jsonl(text) if kind == "jsonl" else text.encode())
     assert cli.main(["prepare", "--dataset-path", f"long.{kind}"]) == 0
-    assert re.search(r"^train: 1 stories, \d{3},\d{3} tokens, 1,000,000 bytes", capfd.readouterr().err, re.M)
+    manifest = json.loads((tmp_path / capfd.readouterr().out.strip() / "manifest.json").read_text(encoding="utf-8"))
+    assert (manifest["splits"]["train"]["stories"], manifest["splits"]["train"]["text_bytes"]) == (1, MEGABYTE)
 
 
 @pytest.mark.parametrize("path", ["pipe.jsonl", "/dev/zero", "/dev/stdin"])

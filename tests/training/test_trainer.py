@@ -389,8 +389,10 @@ def test_without_held_out_stories_the_last_model_is_kept(trial, tmp_path):
     lonely = tmp_path / "one.jsonl"
     lonely.write_text(json.dumps({"text": "Once there was a hen. " * 12}) + "\n")
     result = trial(
-        max_iters=4, eval_interval=2, data={"dataset_path": str(lonely), "data_dir": str(tmp_path / "prepared")}
-    )
+        max_iters=4, eval_interval=2, data={
+            "dataset_path": str(lonely), "data_dir": str(tmp_path / "prepared"), "drop_repetitive": False,
+        },
+    )  # fmt: skip
     assert result.validation_loss is None
     assert result.best_validation_loss is None
     assert load_model_file(result.best_model).provenance["step"] == 4

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from ..tokenization.conversation import Question, StoryRequest
@@ -21,6 +21,8 @@ class StoryRecord:
     title: str | None = None
     request: StoryRequest | None = None
     """What somebody could have asked for to be told this story."""
+    prompt: str | None = None
+    """What somebody did ask for in his own words, where the source says it: an instruction that the story answers."""
     summary: str | None = None
     """One sentence."""
     questions: tuple[Question, ...] = ()
@@ -28,6 +30,10 @@ class StoryRecord:
     """Where the story comes from: "storybook", a file's name, a data set's name."""
     license: str | None = None
     """SPDX identifier of the text's licence."""
+    attribution: str | None = None
+    """Who is to be named wherever the story is passed on."""
+    place: str = field(default="", compare=False)
+    """Where it stands, "file:line", counted from where its reader began."""
 
 
 def length_of(text: str) -> Literal["short", "medium", "long"]:

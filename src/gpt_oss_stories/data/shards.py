@@ -19,7 +19,6 @@ import json
 import os
 import shutil
 import struct
-import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -74,10 +73,9 @@ class ShardCounts:
 
 
 class ShardWriter:
-    """Writes one shard piece by piece; memory holds only the lengths of the stories.
+    """Writes one shard piece by piece; memory holds no more than the piece that is added.
 
-    The file gets its name when `close` ends well; `abandon` leaves nothing behind. Use it in a new folder that is
-    renamed into place as a whole (`new_directory`).
+    The file gets its name when `close` ends well; `abandon` leaves nothing behind.
 
     Raises:
         FileWriteError: the operating system refused (no space, no permission).
@@ -88,13 +86,13 @@ class ShardWriter:
         self.vocabulary_size = vocabulary_size
         self.dtype = token_dtype(vocabulary_size)
         self._fingerprint = bytes.fromhex(fingerprint)
-        self._lengths: list[NDArray[np.int64]] = []
         self._counts = ShardCounts()
         self._part = self.path.with_name(f".{self.path.name}.part")
-        self._parts = [self._part.with_name(f"{self._part.name}.{kind}") for kind in ("tokens", "trained")]
+        self._parts = [self._part.with_name(f"{self._part.name}.{kind}") for kind in ("offsets", "tokens", "trained")]
         self._waiting: NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)  # flags that do not fill a byte yet
         with _write_errors(self.path):
-            self._tokens, self._trained = (open(part, "wb") for part in self._parts)  # noqa: SIM115
+            self._offsets, self._tokens, self._trained = (open(part, "wb") for part in self._parts)  # noqa: SIM115
+            self._offsets.write(bytes(8))
 
     def add(
         self,
@@ -124,11 +122,12 @@ class ShardWriter:
         flags = np.concatenate([self._waiting, trained])
         whole = len(flags) // 8 * 8
         self._waiting = flags[whole:]
+        counts = self._counts
+        offsets = counts.tokens + lengths.cumsum(dtype=np.int64)
         with _write_errors(self.path):
+            self._offsets.write(offsets.astype("<i8").tobytes())
             self._tokens.write(tokens.astype(self.dtype).tobytes())
             self._trained.write(np.packbits(flags[:whole]).tobytes())
-        self._lengths.append(lengths.astype(np.int64))
-        counts = self._counts
         self._counts = ShardCounts(
             stories=counts.stories + len(lengths),
             tokens=counts.tokens + len(tokens),
@@ -139,15 +138,13 @@ class ShardWriter:
 
     def close(self) -> ShardCounts:
         """Put the parts together under the shard's name; nothing can be added afterwards."""
-        offsets = np.concatenate([np.zeros(1, dtype=np.int64), *self._lengths]).cumsum(dtype=np.int64)
         with _write_errors(self.path):
             self._trained.write(np.packbits(self._waiting).tobytes())
             self._tokens.write(bytes(-self._tokens.tell() % 8))
-            self._tokens.close()
-            self._trained.close()
+            for part_file in (self._offsets, self._tokens, self._trained):
+                part_file.close()
             with open(self._part, "wb") as file:
                 file.write(_pack_header(self._counts, self.dtype.itemsize, self.vocabulary_size, self._fingerprint))
-                file.write(offsets.astype("<i8").tobytes())
                 for part in self._parts:
                     with open(part, "rb") as content:
                         shutil.copyfileobj(content, file, _COPY_BYTES)
@@ -160,8 +157,8 @@ class ShardWriter:
 
     def abandon(self) -> None:
         """Remove what was written so far."""
-        self._tokens.close()
-        self._trained.close()
+        for part_file in (self._offsets, self._tokens, self._trained):
+            part_file.close()
         for part in (*self._parts, self._part):
             part.unlink(missing_ok=True)
 
@@ -216,7 +213,7 @@ class TokenShard:
         self.offsets: NDArray[np.int64] = content[_HEADER_BYTES:tokens_at].view("<i8")
         self.tokens: TokenArray = content[tokens_at : tokens_at + counts.tokens * dtype.itemsize].view(dtype)
         self._trained_bits: NDArray[np.uint8] = content[len(content) - -(-counts.tokens // 8) :]
-        if self.offsets[0] != 0 or self.offsets[-1] != counts.tokens or (np.diff(self.offsets) < 1).any():
+        if self.offsets[0] != 0 or self.offsets[-1] != counts.tokens or not self._offsets_rise():
             raise self._damaged("the story offsets do not rise from 0 to the number of tokens")
 
     def _read_header(self, file: BinaryIO, size: int) -> None:
@@ -259,6 +256,11 @@ class TokenShard:
             text_bytes=text_bytes,
             trained_bytes=trained_bytes,
         )
+
+    def _offsets_rise(self) -> bool:
+        """Whether each story has a token or more; looked at in pieces, so that memory does not grow with the shard."""
+        pieces = (self.offsets[start : start + _COPY_BYTES // 8 + 1] for start in range(0, len(self), _COPY_BYTES // 8))
+        return not any((np.diff(piece) < 1).any() for piece in pieces)
 
     def _damaged(self, what: str) -> ShardError:
         return ShardError(f"the token shard {self.path} is damaged: {what}. Prepare the data again (--process-data)")
@@ -339,42 +341,6 @@ def read_manifest(directory: str | Path) -> dict[str, Any]:
     if manifest.get("checksum") != _manifest_checksum(manifest):
         raise ShardError(f"{path} is damaged: its checksum is wrong. {again}")
     return manifest
-
-
-@contextmanager
-def new_directory(target: str | Path) -> Iterator[Path]:
-    """A folder to fill that takes `target`'s place when the block ends well.
-
-    After an error, nothing of it is left and what stood at `target` is untouched. A killed process can leave a folder
-    `.NAME.*.part` behind, never half of `target`; the next call for the same target removes it, so callers see to it
-    that only one process prepares a target at a time.
-
-    Raises:
-        FileWriteError: the operating system refused.
-    """
-    target = Path(target)
-    with _write_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        for stale in target.parent.glob(f".{target.name}.*.part"):
-            shutil.rmtree(stale)
-        part = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
-    try:
-        yield part
-        with _write_errors(target):
-            mask = os.umask(0)
-            os.umask(mask)
-            part.chmod(0o777 & ~mask)  # mkdtemp makes folders that only their owner may enter
-            if target.exists():
-                # Between these two renames there is no `target`: a crash then costs a new preparation, no more.
-                old = part.with_name(f".{target.name}.old.part")
-                os.replace(target, old)
-                os.replace(part, target)
-                shutil.rmtree(old)
-            else:
-                os.replace(part, target)
-    finally:
-        if part.exists():
-            shutil.rmtree(part)
 
 
 @contextmanager

@@ -298,9 +298,9 @@ def render_story(vocabulary: Vocabulary, text: str) -> Rendered:
 
 
 def render_conversation(
-    vocabulary: Vocabulary, request: StoryRequest, text: str, questions: Sequence[Question] = ()
+    vocabulary: Vocabulary, request: StoryRequest | str, text: str, questions: Sequence[Question] = ()
 ) -> Rendered:
-    """A request, the story as its answer, and questions about the story with their answers.
+    """A request, or the words in which somebody asked, the story as its answer, and questions with their answers.
 
     The token sequence is that of `openai-harmony` for training: each message ends with <|end|>, the last one with
     <|return|>.
@@ -309,7 +309,8 @@ def render_conversation(
         RequestError: the text is blank.
         TokenizationError: a text cannot be encoded.
     """
-    turns = [(request.render(), _told(text)), *((question.render(), question.answer) for question in questions)]
+    asked = request if isinstance(request, str) else request.render()
+    turns = [(asked, _told(text)), *((question.render(), question.answer) for question in questions)]
     script = _Script(vocabulary)
     for number, (asked, answered) in enumerate(turns, start=1):
         script.user_message(asked)
