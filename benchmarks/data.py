@@ -132,7 +132,7 @@ def same_steps(options: dict[str, Any], **more: Any) -> Any:
 def ours(options: dict[str, Any]) -> Workload:
     """All of our preparation; with `all_steps` also those that the peer is not given."""
     from gpt_oss_stories.data.pipeline import prepare
-    from gpt_oss_stories.data.preparation.stages import POOL_FROM_BYTES
+    from gpt_oss_stories.data.preparation.workers import POOL_FROM_BYTES
 
     # As the program decides by itself, but for the number: a small file is done before processes have started.
     workers = options["threads"] if Path(options["stories_file"]).stat().st_size >= POOL_FROM_BYTES else 1

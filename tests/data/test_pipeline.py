@@ -256,7 +256,7 @@ def test_the_result_is_the_same_for_any_number_of_workers(config, monkeypatch):
     write_jsonl(Path(config.dataset_path), rows)
     alone = prepare(config.replace(min_token_count=2), workers=1)
     before = files_of(alone.directory)
-    several = prepare(config.replace(min_token_count=2, process_data=True), workers=2)
+    several = prepare(config.replace(min_token_count=2, process_data=True), workers=4)
     assert several.directory == alone.directory
     assert files_of(several.directory) == before
     assert not several.reused
@@ -451,6 +451,45 @@ def test_a_killed_preparation_leaves_no_workers_and_is_gone_on_with(config, tmp_
     assert not alive
     data = prepare(config)
     assert os.listdir(config.data_dir) == [data.directory.name]
+    undisturbed = prepare(config.replace(data_dir=str(tmp_path / "undisturbed")))
+    assert files_of(data.directory) == files_of(undisturbed.directory)
+
+
+WORKER_KILLED = """
+import json, os, signal, sys
+import psutil
+from gpt_oss_stories.config import DataConfig
+from gpt_oss_stories.data.pipeline import prepare
+from gpt_oss_stories.data.preparation import plan
+from gpt_oss_stories.errors import StoryError
+
+plan.SMALLEST_PIECE = 20_000
+
+def progress(stage, done, total):
+    if (stage, done) == ("tell", 1):
+        for child in psutil.Process().children(recursive=True):
+            if not child.children() and child.parent().pid != os.getpid():  # workers, forked from a process in between
+                child.send_signal(signal.SIGKILL)
+
+if __name__ == "__main__":
+    try:
+        prepare(DataConfig.from_dict(json.loads(sys.argv[1])), progress, workers=2)
+    except StoryError as error:
+        print(error)
+"""
+
+
+def test_a_worker_that_dies_is_one_clear_line_and_costs_only_its_task(config, tmp_path):
+    write_jsonl(Path(config.dataset_path), map(tale, range(600)))
+    script = tmp_path / "killed.py"
+    script.write_text(WORKER_KILLED)
+    command = [sys.executable, str(script), json.dumps(config.to_dict())]
+    ended = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": SOURCE})
+    assert ended.stdout.startswith("a worker process that prepares stories ended unexpectedly"), ended.stderr
+    assert ended.stdout.count("\n") == 1
+    (work,) = Path(config.data_dir).iterdir()
+    assert len(list((work / "stages" / "tell" / "completions").iterdir())) >= 1
+    data = prepare(config)
     undisturbed = prepare(config.replace(data_dir=str(tmp_path / "undisturbed")))
     assert files_of(data.directory) == files_of(undisturbed.directory)
 

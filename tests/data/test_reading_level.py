@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpt_oss_stories.data import reading_level as module
 from gpt_oss_stories.data.originals import original_stories
 from gpt_oss_stories.data.reading_level import (
     GRADE_BANDS,
@@ -184,3 +185,52 @@ def test_syllables_agree_with_the_pronouncing_dictionary() -> None:
     used = [word for story in original_stories() for word in story.text.lower().replace(".", " ").split()]
     used = [word for word in used if word in known]
     assert mean(count_syllables(word) in known[word] for word in used) > 0.998
+
+
+def sentences_one_by_one(text: str) -> int:
+    """The slow twin: looks at each string and at those after it."""
+    sentences = 0
+    for paragraph in text.split("\n\n"):
+        tokens = paragraph.split()
+        signs = [module._signs(token, any(map(str.isalnum, token))) for token in tokens]
+        begun = False
+        for index, sign in enumerate(signs):
+            begun = begun or bool(sign & module._WORD)
+            following = signs[index + 1 : index + 1 + module._ATTRIBUTION_WORDS]
+            if not sign & (module._END | module._SPEECH_END) or (following and following[0] & module._SMALL):
+                continue
+            said = False
+            for after in following if sign & module._SPEECH_END else []:
+                said = bool(after & module._VERB)
+                if said or after & module._STOP:
+                    break
+            if begun and not said:
+                sentences += 1
+                begun = False
+        sentences += begun
+    return sentences
+
+
+STRINGS = [
+    '"Stop!"', "Tom", "said.", "said", "the", "little", "old", "woman", "cried.", "Mr.", "A.", "Run!", "and", "...",
+    "“Oh,”",     "“Why?”", "He", "he", "asked,", "\n\n", "(No.)", "3.", "—", "It", "was", "late.", "!", "one-two",
+]  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(STRINGS), max_size=30))
+def test_sentences_are_those_of_the_slow_twin(tokens: list[str]) -> None:
+    text = " ".join(tokens)
+    assert reading_level(text).sentences == sentences_one_by_one(text)
+
+
+def test_sentences_of_stories_are_those_of_the_slow_twin() -> None:
+    for story in original_stories():
+        assert reading_level(story.text).sentences == sentences_one_by_one(story.text)
+
+
+@given(st.lists(st.sampled_from([*STRINGS, "x" * 70, "butterfly"]), max_size=30))
+def test_counts_are_those_of_each_string_alone(tokens: list[str]) -> None:
+    level = reading_level(" ".join(tokens))
+    alone = [reading_level(token) for token in tokens]
+    for name in ("words", "syllables", "hard_words"):
+        assert getattr(level, name) == sum(getattr(one, name) for one in alone)

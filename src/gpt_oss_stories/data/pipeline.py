@@ -44,16 +44,20 @@ from .preparation.plan import (
     PLAN_NAME,
     RESULT_NAME,
     STORYBOOK,
+    NoStoriesError,
     PreparationSubmittedError,
     Progress,
+    WorkerDiedError,
     is_built_in,
     local_files,
     make_plan,
     mixture,
     read_apart,
     read_plan,
+    source_bytes,
     sources_of,
 )
+from .preparation.workers import expect_workers, usual_workers
 from .shards import ShardError, TokenShard, read_manifest
 from .sources import DataError, Source, plan_pieces
 
@@ -139,12 +143,14 @@ def prepare(config: DataConfig, progress: Progress | None = None, *, workers: in
         if directory.is_dir() and not again:
             return load_prepared(directory, reused=True)
         work = directory.with_name(f".{directory.name}.work").absolute()  # workers may stand elsewhere
+        begun = (work / PLAN_NAME).exists()
         try:
             _prepare_in(work, config, settings, fingerprint, tell, workers or config.max_workers)
             _put_in_place(work / RESULT_NAME, directory)
             shutil.rmtree(work)
-        except DataError:
-            shutil.rmtree(work, ignore_errors=True)
+        except DataError as error:
+            if isinstance(error, NoStoriesError) or not (begun or isinstance(error, WorkerDiedError)):
+                shutil.rmtree(work, ignore_errors=True)
             raise
         except OSError as error:
             raise FileWriteError(
@@ -158,6 +164,9 @@ def _prepare_in(
     work: Path, config: DataConfig, settings: dict[str, Any], fingerprint: str, tell: Progress, workers: int | None
 ) -> None:
     """Plan, or find the plan of an earlier attempt, and run all stages that are not done."""
+    input_bytes = sum(source_bytes(source, config) for _, source in sources_of(config))
+    if config.executor == "local" and usual_workers(input_bytes, workers) > 1:
+        expect_workers()
     from .preparation.stages import run  # datatrove, half a second that finding prepared data need not wait for
 
     if config.force_reprocess:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,29 +101,32 @@ def reading_level(text: str) -> ReadingLevel:
     ('"Stop!" said Tom.' is one sentence) or says who spoke ('"Stop!" Tom said.'), or the dot belongs to a title or an
     initial. An empty line always ends one.
     """
-    total = sentences = 0
+    words = syllables = hard_words = sentences = 0
     for paragraph in text.split("\n\n"):
         tokens = paragraph.split()
-        counts = list(map(_COUNTS.__getitem__, tokens))
-        total += sum(counts)
-        begin = 0
-        for index in [index for index, count in enumerate(counts) if count & _END_BITS]:
-            end = counts[index] & _END_BITS
-            if _sentence_ends(tokens, index, end) and _any_words(counts[begin : index + 1]):
-                sentences += 1
-                begin = index + 1
-        sentences += _any_words(counts[begin:])
-    words, syllables, hard_words = (total >> shift & _FIELD for shift in _SHIFTS)
+        try:
+            # Without a step of Python for each string, which would take most of the time.
+            signs = bytes(map(_SIGNS.__getitem__, tokens))  # the first to miss a string
+            for begin in range(0, len(tokens), _TOGETHER):
+                total = sum(map(_COUNTS.__getitem__, tokens[begin : begin + _TOGETHER]))
+                words += total & _FIELD
+                syllables += total >> _BITS & _FIELD
+                hard_words += total >> 2 * _BITS
+        except KeyError:
+            known = list(map(_look_up, tokens))
+            signs = bytes(sign for _, _, _, sign in known)
+            words += sum(one for one, _, _, _ in known)
+            syllables += sum(one for _, one, _, _ in known)
+            hard_words += sum(one for _, _, one, _ in known)
+        sentences += sum(map(bool, map(_ANY_WORD.search, _SENTENCE_BORDER.split(signs))))
     return ReadingLevel(words=words, sentences=sentences, syllables=syllables, hard_words=hard_words)
-
-
-def _any_words(counts: Sequence[int]) -> bool:
-    return any(count > _END_BITS for count in counts)
 
 
 # ---------------------------------------------------------------------------------------------------------- sentences
 
-_NO_END, _END, _SPEECH_END = 0, 1, 2
+_END, _SPEECH_END, _SMALL, _VERB, _STOP, _WORD = (1 << bit for bit in range(6))
+"""Signs of a string between two blanks: a sentence may end with it, or a speech; it begins with a small letter; it is a
+verb of speaking; who spoke is not said beyond it; it has a letter or digit."""
 
 _SENTENCE_END = re.compile(r"""([.!?…])["'”’»)\]*_]*$""")
 _SPEECH_WITH_MARK = re.compile(r"""[!?….]["'”’»][*_]*$""")
@@ -147,19 +149,33 @@ _ATTRIBUTION_WORDS = 4
 """Who spoke is said within so many words: "the little old woman cried"."""
 
 
-def _sentence_ends(tokens: Sequence[str], index: int, end: int) -> bool:
-    """Whether a sentence is over after a token that ends with a closing mark, by what comes next."""
-    if index + 1 == len(tokens):
-        return True
-    if tokens[index + 1].lstrip(_OPENERS)[:1].islower():
-        return False
-    if end == _SPEECH_END:
-        for following in tokens[index + 1 : index + 1 + _ATTRIBUTION_WORDS]:
-            if following.rstrip(".,:;!?").lower() in _SPEECH_VERBS:
-                return False
-            if following[0] in _OPENERS or (following[-1] in ".,;:!?" and following.lower() not in _TITLES):
-                return True
-    return True
+def _signs(token: str, has_word: bool) -> int:
+    """What matters of a string between two blanks for where sentences end."""
+    signs = _WORD if has_word else 0
+    if _SENTENCE_END.search(token) and token.lstrip(_OPENERS).lower() not in _TITLES and not _INITIAL.match(token):
+        signs |= _SPEECH_END if _SPEECH_WITH_MARK.search(token) else _END
+    if token.lstrip(_OPENERS)[:1].islower():
+        signs |= _SMALL
+    if token.rstrip(".,:;!?").lower() in _SPEECH_VERBS:
+        signs |= _VERB
+    elif token[0] in _OPENERS or (token[-1] in ".,;:!?" and token.lower() not in _TITLES):
+        signs |= _STOP
+    return signs
+
+
+def _bytes_with(signs: int) -> str:
+    """A set, for a regular expression, of the bytes that have one of some signs."""
+    return "".join(f"\\x{byte:02x}" for byte in range(64) if byte & signs)
+
+
+_ANY_WORD = re.compile(f"[{_bytes_with(_WORD)}]".encode())
+_SENTENCE_BORDER = re.compile(
+    # After a speech, who spoke may be said within some words: not a border if a verb comes before anything stops.
+    f"(?<=[{_bytes_with(_END)}])(?![{_bytes_with(_SMALL)}])|"
+    f"(?<=[{_bytes_with(_SPEECH_END)}])(?![{_bytes_with(_SMALL)}])"
+    f"(?![^{_bytes_with(_VERB | _STOP)}]{{0,{_ATTRIBUTION_WORDS - 1}}}[{_bytes_with(_VERB)}])".encode()
+)
+"""Where a sentence ends, in the signs of a paragraph's strings."""
 
 
 # -------------------------------------------------------------------------------------------------- words and syllables
@@ -168,35 +184,42 @@ _WORD_BREAK = re.compile(r"[—–/]|--+|\.\.+|…")
 _LETTERS_OR_DIGIT = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*|\d")
 
 
-_FIELD = 2**40 - 1
-_SHIFTS = (40, 80, 120)
-_END_BITS = 3
+_LONGEST = 2**6
+"""Strings of this length and more are not remembered."""
+
+_MOST_REMEMBERED = 2**16
+
+_BITS = 20
+_FIELD = 2**_BITS - 1
+_TOGETHER = 2**12
+"""Strings whose counts are added up as one number of three fields: of so many remembered ones the sum of each fits."""
+
+_COUNTS: dict[str, int] = {}
+"""Words, syllables and hard words of strings between two blanks, in three fields of a number. They come again and
+again in stories."""
+
+_SIGNS: dict[str, int] = {}
+"""Their signs."""
 
 
-class _Counts(dict[str, int]):
-    """What each string between two blanks adds to a text's counts, as one number, so that a text's are a sum.
-
-    Words, syllables and hard words are in the fields at `_SHIFTS`; whether it may end a sentence is in `_END_BITS`,
-    which mean nothing in a sum.
-    """
-
-    MOST, LONGEST = 2**16, 64
-
-    def __missing__(self, token: str) -> int:
-        words, syllables, hard, end = _token(token)
-        count = end + sum(value << shift for value, shift in zip((words, syllables, hard), _SHIFTS, strict=True))
-        if len(token) < self.LONGEST:
-            if len(self) >= self.MOST:
-                self.clear()
-            self[token] = count
-        return count
+def _look_up(token: str) -> tuple[int, int, int, int]:
+    """Words, syllables, hard words and signs of a string, remembered from now on unless it is long."""
+    if token in _SIGNS:
+        counts = _COUNTS[token]
+        return counts & _FIELD, counts >> _BITS & _FIELD, counts >> 2 * _BITS, _SIGNS[token]
+    words, syllables, hard = _token(token)
+    signs = _signs(token, words > 0)
+    if len(token) < _LONGEST:
+        if len(_SIGNS) >= _MOST_REMEMBERED:
+            _COUNTS.clear()
+            _SIGNS.clear()
+        _COUNTS[token] = words + (syllables << _BITS) + (hard << 2 * _BITS)
+        _SIGNS[token] = signs
+    return words, syllables, hard, signs
 
 
-_COUNTS = _Counts()
-
-
-def _token(token: str) -> tuple[int, int, int, int]:
-    """Words, syllables and hard words of what stands between two blanks, and whether it may end a sentence."""
+def _token(token: str) -> tuple[int, int, int]:
+    """Words, syllables and hard words of what stands between two blanks."""
     words = syllables = hard = 0
     for part in _WORD_BREAK.split(token):
         # A digit counts as one syllable, which is about what it is read as.
@@ -205,10 +228,7 @@ def _token(token: str) -> tuple[int, int, int, int]:
             words += 1
             syllables += sum(counts)
             hard += max(counts) >= HARD_WORD_SYLLABLES
-    end = _NO_END
-    if _SENTENCE_END.search(token) and token.lstrip(_OPENERS).lower() not in _TITLES and not _INITIAL.match(token):
-        end = _SPEECH_END if _SPEECH_WITH_MARK.search(token) else _END
-    return words, syllables, hard, end
+    return words, syllables, hard
 
 
 _VOWELS = re.compile("[aeiouy]+")

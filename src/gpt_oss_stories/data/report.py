@@ -1098,8 +1098,8 @@ def _card_summary(facts: Mapping[str, Any]) -> str:
         f"{_number(stories['distinct'])} different children's stories from {_number(sources)} "
         f"{'source' if sources == 1 else 'sources'}, cleaned, told as {_number(train['tokens'])} tokens for training "
         f"and {_number(validation['tokens'])} for validation by {_code(program['name'])} {_code(program['version'])}. "
-        f"Of {_number(stories['renderings'])} tellings {_number(stories['on_request'])} answer a request and "
-        f"{_number(stories['with_questions'])} go on with questions about the story. The data's fingerprint is "
+        f"Of {_number(stories['renderings'])} tellings {_number(stories['on_request'])} answer a request; "
+        f"{_number(stories['with_questions'])} of the stories have questions. The data's fingerprint is "
         f"{_code(facts['fingerprint'])}; `{PAGE_NAME}` beside this card shows charts and examples."
     )
     return text

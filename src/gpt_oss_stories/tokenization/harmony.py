@@ -57,7 +57,9 @@ class HarmonyVocabulary(Vocabulary):
         for name in HARMONY_SPECIALS:
             text = f"<|{name}|>"
             known = text in self.encoding.special_tokens_set
-            found[name] = self.encoding.encode(text, allowed_special={text})[0] if known else None
+            # Where tokens are not allowed, openai-harmony compiles an expression of a thousand names for each call.
+            encoded = self.encoding.encode(text, allowed_special={text}, disallowed_special=()) if known else [None]
+            found[name] = encoded[0]
         probe = self.encoding.encode(_PROBE, disallowed_special=())
         if found != dict(HARMONY_SPECIALS) or probe != self.encode(_PROBE):
             raise TokenizationError(

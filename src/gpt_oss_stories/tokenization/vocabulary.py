@@ -139,6 +139,11 @@ class Vocabulary(ABC):
         _check_text(text)
         return self._encoding.encode_ordinary(text)
 
+    def encode_piece(self, piece: bytes) -> list[int]:
+        """Ids that spell one of the pieces into which `PIECE_PATTERN` cuts a text, by the merges alone."""
+        known = self._ranks.get(piece)
+        return [known] if known is not None else self._encoding._core_bpe.encode_single_piece(piece)
+
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of each text.
 

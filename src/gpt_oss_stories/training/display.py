@@ -46,6 +46,20 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
 
 
+STAGES = {
+    "tell": "cleaning and tokenizing stories",
+    "exact": "comparing stories",
+    "pairs": "finding near copies",
+    "clusters": "joining near copies",
+    "extremes": "splitting",
+    "count": "counting tokens",
+    "vocabulary": "building the vocabulary",
+    "number": "numbering tokens",
+    "finish": "writing shards and lists",
+}
+"""What the stages of a preparation are called for people; others say it themselves."""
+
+
 class PreparationDisplay:
     """Shows how far the preparation of stories is: a bar on a terminal, a line for each stage elsewhere."""
 
@@ -81,9 +95,9 @@ class PreparationDisplay:
         if stage not in self._stages:
             self._stages[stage] = TaskID(len(self._stages))
             if self._bars is not None:
-                self._stages[stage] = self._bars.add_task(stage, total=total)
+                self._stages[stage] = self._bars.add_task(STAGES.get(stage, stage), total=total)
             elif self._console is not None:
-                self._console.print(Text(f"{stage} ..."))
+                self._console.print(Text(f"{STAGES.get(stage, stage)} ..."))
         if self._bars is not None:
             self._bars.update(self._stages[stage], completed=done, total=total)
 

@@ -16,9 +16,9 @@ from datatrove.pipeline.base import PipelineStep
 from numpy.typing import NDArray
 
 from ...files import atomic_write, write_text_atomically
-from ..sources import DataError, ReadReport
+from ..sources import ReadReport
 from .notes import TaskNotes
-from .plan import Plan, read_plan
+from .plan import NoStoriesError, Plan, read_plan
 from .spool import Spool
 
 EXTREMES_NAME = "extremes.json"
@@ -142,7 +142,7 @@ class FindExtremes(PipelineStep):
         """Writes `extremes.json`.
 
         Raises:
-            DataError: no story stays; the message says what was skipped or left out.
+            NoStoriesError: no story stays; the message says what was skipped or left out.
         """
         plan = read_plan(self.work)
         lowest, highest, stay = 2**64 - 1, 0, 0
@@ -155,7 +155,7 @@ class FindExtremes(PipelineStep):
                 lowest, highest = min(lowest, int(keys[keep].min())), max(highest, int(keys[keep].max()))
                 stay += int(keep.sum())
         if not stay:
-            raise DataError(why_nothing_is_left(self.work, plan))
+            raise NoStoriesError(why_nothing_is_left(self.work, plan))
         write_text_atomically(
             self.work / EXTREMES_NAME, json.dumps({"lowest": lowest, "highest": highest, "stories": stay})
         )

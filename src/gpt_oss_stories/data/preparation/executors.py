@@ -8,13 +8,9 @@ and its Ray executor wait for ever for a worker process that was killed.
 from __future__ import annotations
 
 import logging
-import multiprocessing
-import os
 import shlex
-import signal
 import subprocess
 import sys
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -31,6 +27,8 @@ from datatrove.utils.stats import PipelineStats
 
 from ...errors import StoryError
 from ..sources import DataError
+from .plan import WorkerDiedError
+from .workers import available_cores
 
 Told = Callable[[int, int], None]
 """Called with the tasks of a stage that are done, and of how many."""
@@ -65,7 +63,7 @@ class LocalExecutor(PipelineExecutor):
         """Run the tasks that are not done yet.
 
         Raises:
-            DataError: a worker process ended unexpectedly.
+            WorkerDiedError: a worker process ended unexpectedly.
         """
         ranks = self.get_incomplete_ranks()
         done = self.tasks - len(ranks)
@@ -86,7 +84,7 @@ class LocalExecutor(PipelineExecutor):
                     done += 1
                 told(done, self.tasks)
         except BrokenProcessPool as error:
-            raise DataError(
+            raise WorkerDiedError(
                 "a worker process that prepares stories ended unexpectedly. If the memory is full, free some or use "
                 "fewer workers (--max-workers) and try again: what is done already is kept. A script of your own must "
                 'call this under `if __name__ == "__main__":`'
@@ -113,54 +111,6 @@ class LocalExecutor(PipelineExecutor):
         self.mark_rank_as_completed(rank)
 
 
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def may_start_workers() -> bool:
-    """Whether worker processes can be started from here."""
-    if multiprocessing.current_process().daemon or multiprocessing.parent_process() is not None:
-        return False  # a worker of somebody else's: no processes of its own
-    script = getattr(sys.modules["__main__"], "__file__", None)
-    # A program typed into Python's standard input is one that new processes cannot start from.
-    return script is None or os.path.exists(script)
-
-
-def _start_worker(prepare: Callable[[], object]) -> None:
-    """Get a worker ready: load what it needs, leave Ctrl-C to the parent, and end when the parent has ended."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-
-    def end_with_parent() -> None:
-        if parent is not None:
-            parent.join()  # returns when the parent is gone, killed ones included
-            os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    prepare()
-
-
-@contextmanager
-def worker_pool(workers: int, prepare: Callable[[], object]) -> Iterator[ProcessPoolExecutor | None]:
-    """Worker processes for the time of a block; none where one would do.
-
-    Args:
-        workers: how many.
-        prepare: what each does first; also done here, once, so that they do not all unpack the same files.
-    """
-    if workers <= 1:
-        yield None
-        return
-    prepare()
-    context = multiprocessing.get_context("spawn")  # forking a process that runs torch's threads can hang
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(prepare,))
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
 class RayExecutor(LocalExecutor):
     """Runs a pipeline's tasks as tasks of a Ray cluster that `ray.init` has connected to.
 
@@ -180,7 +130,7 @@ class RayExecutor(LocalExecutor):
         """Run the tasks that are not done yet.
 
         Raises:
-            DataError: a task's workers died again and again.
+            WorkerDiedError: a task's workers died again and again.
         """
         import ray
         from ray.exceptions import RayTaskError, WorkerCrashedError
@@ -202,7 +152,7 @@ class RayExecutor(LocalExecutor):
         except RayTaskError as error:
             raise error.cause if isinstance(error.cause, StoryError | OSError) else error from None
         except WorkerCrashedError as error:
-            raise DataError(
+            raise WorkerDiedError(
                 f"a Ray worker that prepares stories died {self.RETRIES + 1} times. If the memory of its node is full, "
                 "use fewer workers (--max-workers) and try again: what is done already is kept"
             ) from error

@@ -12,17 +12,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from datatrove.pipeline.base import PipelineStep
-from numpy.typing import NDArray
 
 from ... import __version__
 from ...files import sha256_of_file, write_text_atomically
-from ...tokenization import Vocabulary, harmony_vocabulary
+from ...tokenization import Vocabulary
 from ..reading_level import GRADE_BANDS
 from ..shards import ShardCounts, ShardWriter, TokenShard, token_dtype, write_manifest
 from ..sources import ReadReport
 from .copies import exact_copies
 from .notes import COPY, NEAR_COPY, NOT_DRAWN, TaskNotes, rejects_path
-from .numbering import SPLITS, VOCABULARY_NAME, Choice, NumberedPart, read_vocabulary
+from .numbering import (
+    COPIES_NAME,
+    SPLITS,
+    VOCABULARY_NAME,
+    NumberedPart,
+    part_path,
+    read_vocabulary,
+    story_text,
+    told_text,
+)
 from .plan import FACTS_NAME, RESULT_NAME, Plan, read_plan
 from .spool import TELLINGS, AboutWriter, Spool
 from .steps import spool_path
@@ -212,9 +220,10 @@ class Gathered:
         licenses: Counter[str] = Counter()
         attributions: Counter[str] = Counter()
         for rank in tasks:
-            attributions += self.notes[rank].attributions
             left_out += self.notes[rank].left_out
-            licenses += self.notes[rank].licenses
+            for split in SPLITS:
+                licenses.update(self.parts[rank].facts[split]["licenses"])
+                attributions.update(self.parts[rank].facts[split]["attributions"])
             for reason, name in ((COPY, "exact"), (NEAR_COPY, "near"), (NOT_DRAWN, "not_drawn")):
                 left_out[reason] += self.parts[rank].facts[name]
         return {
@@ -375,42 +384,16 @@ def write_left_out(result: Path, work: Path, plan: Plan, gathered: Gathered) -> 
         return
     with open(result / REJECTED_NAME, "wb") as raw, gzip.GzipFile("", "wb", 6, raw, mtime=0) as file:
         for rank in range(len(plan.pieces)):
-            for row in _left_out_of(work, plan, rank, gathered.line_bases[rank]):
+            for row in _left_out_of(work, rank, gathered.line_bases[rank]):
                 examples = gathered.examples.setdefault(row["reason"], [])
                 if len(examples) < EXAMPLES:
                     examples.append({"place": row["place"], "text": shortened(row["text"])})
                 file.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
 
 
-def _left_out_of(work: Path, plan: Plan, rank: int, base: int) -> Iterator[dict[str, Any]]:
-    with open(rejects_path(work, rank), encoding="utf-8") as lines:
-        for line in lines:
-            row = json.loads(line)
-            yield {**row, "place": shifted(row["place"], base)}
-    choice = Choice(work, plan, rank)
-    reasons = dict.fromkeys(choice.near.tolist(), NEAR_COPY) | dict.fromkeys(choice.exact.tolist(), COPY)
-    places = (place for table in choice.spool.about() for place in table["place"].to_pylist())
-    for number, place in enumerate(places):
-        if number in reasons:
-            yield {
-                "reason": reasons[number],
-                "place": shifted(place or "", base),
-                "text": story_text(choice.spool, number),
-            }
-
-
-def story_text(spool: Spool, number: int) -> str:
-    """A spooled story's text, from the tokens of its first telling."""
-    rendering = int(spool.first_rendering[number])
-    first, end = int(spool.offsets[rendering]), int(spool.offsets[rendering + 1])
-    return told_text(harmony_vocabulary(), spool.tokens[first:end], spool.trained[first:end])
-
-
-def told_text(vocabulary: Vocabulary, tokens: NDArray[Any], trained: NDArray[np.bool_]) -> str:
-    """The story in a telling, without the request before it and the questions after it."""
-    told = []
-    for token in tokens[int(np.argmax(trained)) :].tolist():
-        if not vocabulary.token_bytes(token):
-            break
-        told.append(token)
-    return vocabulary.decode(told)
+def _left_out_of(work: Path, rank: int, base: int) -> Iterator[dict[str, Any]]:
+    for path in (rejects_path(work, rank), part_path(work, rank) / COPIES_NAME):
+        with open(path, encoding="utf-8") as lines:
+            for line in lines:
+                row = json.loads(line)
+                yield {**row, "place": shifted(row["place"], base)}

@@ -17,9 +17,6 @@ NOT_DRAWN = "not drawn (weight below 1)"
 CONTAMINATED = "shares a passage with the stories to keep apart"
 UNENCODABLE = "cannot be encoded (an absurdly long run of white space)"
 
-MOST_ATTRIBUTIONS = 1000
-"""Names that a task counts at the most: memory must not grow with the data."""
-
 
 @dataclass
 class TaskNotes:
@@ -33,24 +30,18 @@ class TaskNotes:
     """Stories that were read but not kept, by reason."""
     repaired: int = 0
     """Stories with a broken encoding that was mended."""
-    kept: int = 0
-    licenses: Counter[str] = field(default_factory=Counter)
-    """Kept stories by licence; "unknown" where their source does not say."""
-
-    attributions: Counter[str] = field(default_factory=Counter)
-    """Kept stories by who is to be named for them, the first `MOST_ATTRIBUTIONS`; the lists of stories have all."""
 
     def __post_init__(self) -> None:
         self._rejects: IO[str] | None = None
 
     def start(self, work: Path, rank: int) -> None:
         """Begin a task anew."""
-        self.report, self.left_out, self.repaired, self.kept = ReadReport(path=Path()), Counter(), 0, 0
-        self.licenses, self.attributions = Counter(), Counter()
+        self.report, self.left_out, self.repaired = ReadReport(path=Path()), Counter(), 0
         self._work, self._rank = work, rank
         path = rejects_path(work, rank)
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._rejects = open(path.with_suffix(".part"), "w", encoding="utf-8")  # noqa: SIM115 - closed by `finish`
+        self._part = path.with_suffix(f".{os.getpid()}.part")
+        self._rejects = open(self._part, "w", encoding="utf-8")  # noqa: SIM115 - closed by `finish`
 
     def leave_out(self, reason: str, *, place: str, text: str, detail: str | None = None) -> None:
         """Count a story that is not kept, and write it down so that it can be looked at."""
@@ -59,26 +50,15 @@ class TaskNotes:
         row = {"reason": reason, "place": place, "text": text} | ({"detail": detail} if detail else {})
         self._rejects.write(json.dumps(row) + "\n")
 
-    def keep(self, license: str | None, attribution: str | None) -> None:
-        """Count a story that is kept."""
-        self.kept += 1
-        self.licenses[license or "unknown"] += 1
-        if attribution and (attribution in self.attributions or len(self.attributions) < MOST_ATTRIBUTIONS):
-            self.attributions[attribution] += 1
-
     def finish(self) -> None:
         """Write down what happened in this task."""
         assert self._rejects is not None
         self._rejects.close()
-        path = rejects_path(self._work, self._rank)
-        os.replace(path.with_suffix(".part"), path)
+        os.replace(self._part, rejects_path(self._work, self._rank))
         values = {
             "report": self.report.to_dict(),
             "left_out": dict(self.left_out),
             "repaired": self.repaired,
-            "kept": self.kept,
-            "licenses": dict(self.licenses),
-            "attributions": dict(self.attributions),
         }
         write_text_atomically(notes_path(self._work, self._rank), json.dumps(values))
 
@@ -90,9 +70,6 @@ class TaskNotes:
             report=ReadReport.from_dict(values["report"]),
             left_out=Counter(values["left_out"]),
             repaired=values["repaired"],
-            kept=values["kept"],
-            licenses=Counter(values["licenses"]),
-            attributions=Counter(values["attributions"]),
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections import Counter
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from ...files import atomic_write, write_text_atomically
 from ...tokenization import Vocabulary, build_story_vocabulary, harmony_vocabulary, vocabulary_from_dict
 from .copies import EXTREMES_NAME, exact_copies, near_copies
+from .notes import COPY, NEAR_COPY
 from .plan import Plan, read_plan
 from .respelling import Respeller, spelled_bytes
 from .spool import TELLINGS, AboutWriter, Spool, map_file
@@ -25,6 +27,14 @@ from .telling import is_held_out
 SPLITS = ("train", "validation")
 
 VOCABULARY_NAME = "vocabulary.json"
+
+MOST_ATTRIBUTIONS = 1000
+"""Names to be given credit that a task counts at the most; the lists of stories hold all."""
+
+COPIES_NAME = "copies.jsonl"
+"""File of a task's part that holds the stories that are left out as copies."""
+
+NEVER = np.iinfo(np.int64).max
 
 GROWTH_POINTS = 60
 """Points of the curve of distinct tokens over stories."""
@@ -82,15 +92,16 @@ class CountTokens(PipelineStep):
         choice = Choice(self.work, read_plan(self.work), rank)
         size = harmony_vocabulary().size
         counts = np.zeros(size, dtype=np.int64)
-        first = np.full(size, np.iinfo(np.int64).max)
+        first = np.full(size, NEVER)
         order = np.zeros(len(choice.spool.stories) + 1, dtype=np.int64)
         order[choice.stories["train"]] = np.arange(len(choice.stories["train"]))
         for numbers, tokens, _ in choice.spool.groups(choice.renderings["train"]):
             counts += np.bincount(tokens, minlength=size)
-            ids, places = np.unique(tokens, return_index=True)
+            new = np.flatnonzero(first[tokens] == NEVER)  # soon few
+            ids, of_new = np.unique(tokens[new], return_index=True)
             ends = choice.spool.lengths[numbers].cumsum(dtype=np.int64)
-            owners = choice.spool.owners[numbers[np.searchsorted(ends, places, side="right")]]
-            first[ids] = np.minimum(first[ids], order[owners])
+            owners = choice.spool.owners[numbers[np.searchsorted(ends, new[of_new], side="right")]]
+            first[ids] = order[owners]
         used = np.flatnonzero(counts)
         with atomic_write(self.work / "counts" / f"{rank:05d}.npz") as file:
             np.savez(file, ids=used, counts=counts[used], first=first[used], stories=len(choice.stories["train"]))
@@ -111,7 +122,7 @@ class BuildVocabulary(PipelineStep):
         plan = read_plan(self.work)
         harmony = harmony_vocabulary()
         counts = np.zeros(harmony.size, dtype=np.int64)
-        first = np.full(harmony.size, np.iinfo(np.int64).max)
+        first = np.full(harmony.size, NEVER)
         stories = 0
         for task in range(len(plan.pieces)):
             with np.load(self.work / "counts" / f"{task:05d}.npz", allow_pickle=False) as part:
@@ -171,11 +182,12 @@ class NumberTokens(PipelineStep):
         """Writes the folder `numbered/RANK`; see `NumberedPart`."""
         plan = read_plan(self.work)
         choice = Choice(self.work, plan, rank)
-        directory = self.work / "numbered" / f"{rank:05d}"
+        directory = part_path(self.work, rank)
         part = directory.with_name(f".{directory.name}.{os.getpid()}.part")
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         counts = {split: self._write_split(part, split, choice) for split in SPLITS}
+        write_copies(part / COPIES_NAME, choice)
         facts = {
             "exact": len(choice.exact),
             "near": len(choice.near),
@@ -188,7 +200,7 @@ class NumberTokens(PipelineStep):
         shutil.rmtree(directory, ignore_errors=True)
         part.rename(directory)
 
-    def _write_split(self, part: Path, split: str, choice: Choice) -> dict[str, int]:
+    def _write_split(self, part: Path, split: str, choice: Choice) -> dict[str, Any]:
         spool = choice.spool
         respell, spelled = respeller(self.work)
         dtype = np.dtype("<u2") if respell.vocabulary.size <= 2**16 else np.dtype("<u4")
@@ -210,11 +222,16 @@ class NumberTokens(PipelineStep):
         tellings = np.bincount(spool.owners[choice.renderings[split]], minlength=len(spool.stories))
         writer = AboutWriter(part / f"{split}.parquet", TELLINGS)
         begin = words = 0
+        licenses: Counter[str] = Counter()
+        attributions: Counter[str] = Counter()
         for table in spool.about():
             here = tellings[begin : begin + len(table)].astype(np.int32)
             begin += len(table)
             chosen = table.append_column(TELLINGS, [here]).filter(here > 0)
             words += int(np.sum(chosen["words"].to_numpy(), dtype=np.int64))
+            licenses.update(name or "unknown" for name in chosen["license"].to_pylist())
+            attributions.update(filter(None, chosen["attribution"].to_pylist()))
+            attributions = Counter(dict(attributions.most_common(MOST_ATTRIBUTIONS)))
             writer.add_table(chosen)
         writer.close()
         return {
@@ -224,7 +241,42 @@ class NumberTokens(PipelineStep):
             "trained_bytes": trained_bytes,
             "respelled": respelled,
             "words": words,
+            "licenses": dict(licenses),
+            "attributions": dict(attributions),
         }
+
+
+def part_path(work: Path, rank: int) -> Path:
+    """The folder of a task's part of the shards."""
+    return work / "numbered" / f"{rank:05d}"
+
+
+def write_copies(path: Path, choice: Choice) -> None:
+    """What a task leaves out as copies, in the form of its other rejects: one JSON object in a line."""
+    reasons = dict.fromkeys(choice.near.tolist(), NEAR_COPY) | dict.fromkeys(choice.exact.tolist(), COPY)
+    places = (place for table in choice.spool.about() for place in table["place"].to_pylist())
+    with open(path, "w", encoding="utf-8") as file:
+        for number, place in enumerate(places):
+            if number in reasons:
+                row = {"reason": reasons[number], "place": place or "", "text": story_text(choice.spool, number)}
+                file.write(json.dumps(row) + "\n")
+
+
+def story_text(spool: Spool, number: int) -> str:
+    """A spooled story's text, from the tokens of its first telling."""
+    rendering = int(spool.first_rendering[number])
+    first, end = int(spool.offsets[rendering]), int(spool.offsets[rendering + 1])
+    return told_text(harmony_vocabulary(), spool.tokens[first:end], spool.trained[first:end])
+
+
+def told_text(vocabulary: Vocabulary, tokens: NDArray[Any], trained: NDArray[np.bool_]) -> str:
+    """The story in a telling, without the request before it and the questions after it."""
+    told = []
+    for token in tokens[int(np.argmax(trained)) :].tolist():
+        if not vocabulary.token_bytes(token):
+            break
+        told.append(token)
+    return vocabulary.decode(told)
 
 
 class NumberedPart:
@@ -235,7 +287,7 @@ class NumberedPart:
     """
 
     def __init__(self, work: Path, rank: int, dtype: np.dtype[Any]) -> None:
-        self.directory = work / "numbered" / f"{rank:05d}"
+        self.directory = part_path(work, rank)
         self.facts: dict[str, Any] = json.loads((self.directory / "facts.json").read_text(encoding="utf-8"))
         self._dtype = dtype
 

@@ -48,6 +48,14 @@ class PreparationSubmittedError(StoryError):
     """The preparation was handed to a cluster, and its result is not there yet."""
 
 
+class NoStoriesError(DataError):
+    """There is no story to train on: nothing of the work is worth keeping."""
+
+
+class WorkerDiedError(DataError):
+    """A worker ended unexpectedly: the work of the others is kept."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ingredient:
     """A source of the mixture with what is planned to be read of it."""
@@ -179,7 +187,7 @@ def make_plan(
             "no stories to train on: storybook_stories, first_readers and original_repeats are all 0. Raise one of "
             "them, or give a --dataset-path"
         )
-    total = sum(source_bytes(source) for _, source in chosen)
+    total = sum(source_bytes(source, config) for _, source in chosen)
     piece_bytes = min(max(total // 64, SMALLEST_PIECE), LARGEST_PIECE)
     planned = [plan_ingredient(index, spec, source, config, piece_bytes) for index, (spec, source) in enumerate(chosen)]
     return Plan(
@@ -199,8 +207,7 @@ def plan_ingredient(
 ) -> tuple[Ingredient, list[Piece], ReadReport]:
     """Cut one source into tasks; see `Plan`."""
     if is_built_in(source):
-        counts = {STORYBOOK: config.storybook_stories, FIRST_READERS: config.first_readers}
-        count = counts.get(source.location, len(original_stories()) if source.location == ORIGINALS else 0)
+        count = built_in_stories(source, config)
         pieces = [
             Piece(
                 source=index,
@@ -213,7 +220,12 @@ def plan_ingredient(
             for start in range(0, count, WRITTEN_STORIES)
         ]
         ingredient = Ingredient(
-            spec=spec, name=source.location, weight=source.weight, built_in=True, files=0, input_bytes=count * 1000
+            spec=spec,
+            name=source.location,
+            weight=source.weight,
+            built_in=True,
+            files=0,
+            input_bytes=source_bytes(source, config),
         )
         return ingredient, pieces, ReadReport(path=Path(source.location))
     pieces, report = plan_pieces(index, source, piece_bytes=piece_bytes)
@@ -223,16 +235,26 @@ def plan_ingredient(
         weight=source.weight,
         built_in=False,
         files=len({piece.path for piece in pieces}),
-        input_bytes=source_bytes(source),
+        input_bytes=source_bytes(source, config),
     )
     return ingredient, pieces, report
 
 
-def source_bytes(source: Source) -> int:
-    """Bytes of a source's files; 0 where it has none here, as a data set of the Hub."""
-    if is_built_in(source) or not (files := local_files(source)):
-        return 0
-    return sum(file.stat().st_size for file in files)
+def built_in_stories(source: Source, config: DataConfig) -> int:
+    """How many stories one of the package's sources has."""
+    counts = {STORYBOOK: config.storybook_stories, FIRST_READERS: config.first_readers}
+    return counts[source.location] if source.location in counts else len(original_stories())
+
+
+BUILT_IN_BYTES = 1000
+"""What a story of the package counts as, so that they can be set against files."""
+
+
+def source_bytes(source: Source, config: DataConfig) -> int:
+    """Bytes of a source's stories, about; 0 where that is not known, as of a data set of the Hub."""
+    if is_built_in(source):
+        return built_in_stories(source, config) * BUILT_IN_BYTES
+    return sum(file.stat().st_size for file in local_files(source))
 
 
 def local_files(source: Source) -> list[Path]:

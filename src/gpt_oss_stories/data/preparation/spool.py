@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import struct
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -35,6 +36,9 @@ STORY = np.dtype(
 )
 """A story: the two halves of its digest, UTF-8 bytes of its text, how often training tells it, how many renderings of
 it there are (one at least, in case it is held out), and which source of the mixture it comes from."""
+
+_PACKED_STORY = struct.Struct("<QQQIII")
+"""The same for a single one."""
 
 ABOUT = ("place", "source", "title", "license", "attribution", "request", "questions", "words", "grade")
 """Columns of what is known of a story."""
@@ -70,13 +74,14 @@ class AboutWriter:
 
         self._schema = about_schema(*more)
         self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
-        self._rows: list[dict[str, Any]] = []
+        self._columns: dict[str, list[Any]] = {name: [] for name in self._schema.names}
         self._waiting = self._schema.empty_table()
 
     def add(self, row: dict[str, Any]) -> None:
         """Append a story, given by the columns of `ABOUT`; a missing one is null."""
-        self._rows.append(row)
-        if len(self._rows) >= _ROW_GROUP:
+        for name, column in self._columns.items():
+            column.append(row.get(name))
+        if len(self._columns[ABOUT[0]]) >= _ROW_GROUP:
             self._take_rows()
 
     def add_table(self, table: pa.Table) -> None:
@@ -92,8 +97,9 @@ class AboutWriter:
     def _take_rows(self) -> None:
         import pyarrow as pa
 
-        rows, self._rows = self._rows, []
-        self.add_table(pa.Table.from_pylist(rows, schema=self._schema))
+        table = pa.table(self._columns, schema=self._schema)
+        self._columns = {name: [] for name in self._columns}
+        self.add_table(table)
 
     def close(self) -> None:
         """Finish the file."""
@@ -144,13 +150,13 @@ class SpoolWriter:
     ) -> None:
         """Append one story; see `STORY` and `ABOUT` for what is kept of it."""
         key, rest = int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:], "big")
-        story = np.asarray([(key, rest, text_bytes, told, len(tellings), source)], dtype=STORY)
-        self._files["stories"].write(story.tobytes())
+        # `struct` takes a fifth of the time that numpy takes for so little.
+        self._files["stories"].write(_PACKED_STORY.pack(key, rest, text_bytes, told, len(tellings), source))
         for telling in tellings:
-            self._files["lengths"].write(np.uint32(len(telling.tokens)).tobytes())
+            self._files["lengths"].write(len(telling.tokens).to_bytes(4, "little"))
             self._files["on_request"].write(bytes([telling.on_request]))
-            self._files["tokens"].write(np.asarray(telling.tokens, dtype="<u4").tobytes())
-            self._files["trained"].write(bytes(telling.trained))
+            self._files["tokens"].write(telling.tokens.astype("<u4", copy=False).tobytes())
+            self._files["trained"].write(telling.trained.tobytes())
         self._about.add(about)
         self.stories += 1
 

@@ -18,22 +18,17 @@ from .executors import (
     SLURM_OPTIONS,
     LocalExecutor,
     RayExecutor,
-    available_cores,
-    may_start_workers,
     ray_cluster,
     submit_to_slurm,
-    worker_pool,
 )
 from .finish import Finish
 from .numbering import BuildVocabulary, CountTokens, NumberTokens
 from .plan import Plan, PreparationSubmittedError, Progress
 from .steps import tell_steps
+from .workers import usual_workers, worker_pool
 
 JOB_NAME = "slurm-job"
 """File of a work folder that holds the number of the last job."""
-
-POOL_FROM_BYTES = 24_000_000
-"""Less than this is done before worker processes have started."""
 
 
 @dataclass(frozen=True)
@@ -96,12 +91,8 @@ def run(work: Path, plan: Plan, told: Progress, config: DataConfig, workers: int
                 executor = RayExecutor(stage.steps, stage.tasks, log_path(work, stage), at_a_time)
                 executor.run(_teller(told, stage))
         return
-    if not may_start_workers():
-        workers = 1
-    elif workers is None:
-        enough = sum(one.input_bytes for one in plan.ingredients) >= POOL_FROM_BYTES
-        workers = available_cores() if enough else 1
-    with worker_pool(min(workers, len(plan.pieces)), harmony_vocabulary) as pool:
+    at_a_time = min(usual_workers(sum(one.input_bytes for one in plan.ingredients), workers), len(plan.pieces))
+    with worker_pool(at_a_time, harmony_vocabulary) as pool:
         for stage in stages:
             LocalExecutor(stage.steps, stage.tasks, log_path(work, stage), pool).run(_teller(told, stage))
 

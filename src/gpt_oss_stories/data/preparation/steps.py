@@ -9,16 +9,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
+from numpy.typing import NDArray
 
 from ...tokenization import TokenizationError, Vocabulary, harmony_vocabulary
-from ..cleaning import clean_text, tidy_text
+from ..cleaning import clean_text, repair_encoding, tidy_text
 from ..quality import QualityRules, find_flaw
 from ..reading_level import reading_level
 from ..records import StoryRecord
@@ -26,15 +28,19 @@ from ..safety import DEFAULT_POLICY, OLD_TALES_POLICY, YOUNG_POLICY, SafetyPolic
 from .notes import CONTAMINATED, UNENCODABLE, TaskNotes
 from .plan import APART_NAME, Ingredient, Plan, read_plan, read_stories_of
 from .spool import SpoolWriter
-from .telling import TellingRules, story_digest, tell, times_told
+from .telling import TellingRules, story_digest, tell_on_request, tell_plainly, times_told
 
 if TYPE_CHECKING:
+    from ...tokenization.many_texts import ManyTexts
     from ..near_copies import NgramIndex
 
 Documents = Iterator[Document]
 
-SIGNED_TOGETHER = 256
-"""Stories whose signatures are computed in one call."""
+TOLD_TOGETHER = SIGNED_TOGETHER = 256
+"""Stories that are encoded, and whose signatures are computed, in one call."""
+
+COMPILED_FROM_BYTES = 64_000_000
+"""Less than this is encoded one by one before numba has compiled what encodes many."""
 
 
 class StoryStep(PipelineStep):
@@ -79,9 +85,8 @@ class CleanText(StoryStep):
         """Changes each document's text."""
         repair = self.plan.config.repair_text and not self.ingredient(rank).built_in
         for document in data:
-            cleaned = clean_text(document.text)
-            document.text = tidy_text(document.text) if repair else cleaned
-            self.notes.repaired += document.text != cleaned
+            self.notes.repaired += repair and repair_encoding(document.text) != document.text
+            document.text = tidy_text(document.text) if repair else clean_text(document.text)
             yield document
 
 
@@ -174,18 +179,54 @@ class TellStories(StoryStep):
         """Adds `digest`, `told` and `tellings` to each document's metadata."""
         config, weight = self.plan.config, self.ingredient(rank).weight
         rules = TellingRules(request_fraction=config.request_fraction, data_seed=config.data_seed)
-        vocabulary = self.vocabulary
-        for document in data:
-            record, text = document.metadata["record"], document.text
-            digest = story_digest(text)
-            told = times_told(weight, digest)
+        while group := list(islice(data, TOLD_TOGETHER)):
+            plain = self._encode([document.text for document in group])
+            for document, ids in zip(group, plain, strict=True):
+                if (tellings := self._tell(document, ids, weight, rules)) is None:
+                    self.notes.leave_out(UNENCODABLE, place=document.id, text=document.text)
+                else:
+                    document.metadata |= tellings
+                    yield document
+
+    def _tell(
+        self, document: Document, ids: NDArray[np.uint32] | None, weight: float, rules: TellingRules
+    ) -> dict[str, Any] | None:
+        """What is added to a document's metadata; None if the story cannot be encoded."""
+        if ids is None:
+            return None
+        vocabulary, record, text = self.vocabulary, document.metadata["record"], document.text
+        digest = story_digest(text)
+        told = times_told(weight, digest)
+        tellings = []
+        for number in range(max(told, 1)):
             try:
-                tellings = [tell(vocabulary, record, text, rules, digest, number) for number in range(max(told, 1))]
+                telling = tell_on_request(vocabulary, record, text, rules, digest, number)
             except TokenizationError:
-                self.notes.leave_out(UNENCODABLE, place=document.id, text=text)
-                continue
-            document.metadata |= {"digest": digest, "told": told, "tellings": tellings}
-            yield document
+                return None
+            tellings.append(telling or tell_plainly(vocabulary, ids))
+        return {"digest": digest, "told": told, "tellings": tellings}
+
+    def _encode(self, texts: list[str]) -> list[NDArray[np.uint32] | None]:
+        """The ids of some texts, None for one that cannot be encoded."""
+        if sum(one.input_bytes for one in self.plan.ingredients) >= COMPILED_FROM_BYTES:
+            try:
+                return list(_many_texts().encode(texts))
+            except TokenizationError:
+                pass  # one of them: find out which
+        encoded: list[NDArray[np.uint32] | None] = []
+        for text in texts:
+            try:
+                encoded.append(np.asarray(self.vocabulary.encode(text), dtype=np.uint32))
+            except TokenizationError:
+                encoded.append(None)
+        return encoded
+
+
+@cache
+def _many_texts() -> ManyTexts:
+    from ...tokenization.many_texts import ManyTexts
+
+    return ManyTexts(harmony_vocabulary())
 
 
 class SignStories(StoryStep):
@@ -228,7 +269,6 @@ class SpoolStories(StoryStep):
                     source=source,
                     about=about(record, document.text),
                 )
-                self.notes.keep(record.license, record.attribution)
         self.notes.finish()
 
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ...tokenization import Question, StoryRequest, Vocabulary, render_conversation, render_story
+from ...tokenization import Question, StoryRequest, Vocabulary, render_conversation
 from ..records import StoryRecord
 
 QUESTIONS_SHARE = 0.5
@@ -72,20 +72,34 @@ class TellingRules:
 
 
 class Telling(NamedTuple):
-    """One story as tokens, once."""
+    """One story as N tokens, once."""
 
-    tokens: list[int]
-    """Harmony ids."""
-    trained: list[bool]
-    """Whether each is one to predict."""
+    tokens: NDArray[np.uint32]
+    """[N] harmony ids."""
+    trained: NDArray[np.bool_]
+    """[N] whether each is one to predict."""
     on_request: bool
     """It is told as a conversation."""
 
 
-def tell(
+def tell_plainly(vocabulary: Vocabulary, ids: NDArray[np.uint32]) -> Telling:
+    """A story as a plain document, what `tokenization.render_story` makes of it.
+
+    Args:
+        vocabulary: whose ids these are.
+        ids: of the story's text.
+    """
+    tokens = np.empty(len(ids) + 2, dtype=np.uint32)
+    tokens[0], tokens[1:-1], tokens[-1] = vocabulary.special("startoftext"), ids, vocabulary.special("endoftext")
+    trained = np.ones(len(tokens), dtype=np.bool_)
+    trained[0] = False
+    return Telling(tokens, trained, False)
+
+
+def tell_on_request(
     vocabulary: Vocabulary, record: StoryRecord, text: str, rules: TellingRules, digest: bytes, number: int
-) -> Telling:
-    """A story as a plain document or, by chance and where it has a request, as a conversation.
+) -> Telling | None:
+    """A story as a conversation; None where there is no request, or where chance has it told as a plain document.
 
     Args:
         vocabulary: what spells it.
@@ -101,10 +115,11 @@ def tell(
     asked: StoryRequest | str | None = record.prompt
     if record.request is not None and record.request.given_fields():
         asked = record.request
-    rng = None if asked is None else random.Random(f"{rules.data_seed} {digest.hex()} {number}")
-    if asked is None or rng is None or rng.random() >= rules.request_fraction:
-        rendered = render_story(vocabulary, text)
-        return Telling(rendered.tokens, rendered.trained, False)
+    if asked is None:
+        return None
+    rng = random.Random(f"{rules.data_seed} {digest.hex()} {number}")
+    if rng.random() >= rules.request_fraction:
+        return None
     questions: Sequence[Question] = ()
     if record.questions and rng.random() < QUESTIONS_SHARE:
         chosen = rng.sample(range(len(record.questions)), rng.randint(1, len(record.questions)))
@@ -112,4 +127,4 @@ def tell(
     if isinstance(asked, StoryRequest):
         asked = asked.drop_fields(rng)
     rendered = render_conversation(vocabulary, asked, text, questions)
-    return Telling(rendered.tokens, rendered.trained, True)
+    return Telling(np.asarray(rendered.tokens, np.uint32), np.asarray(rendered.trained, np.bool_), True)
