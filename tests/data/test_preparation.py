@@ -13,7 +13,7 @@ import pytest
 from gpt_oss_stories.config import DataConfig
 from gpt_oss_stories.data import original_stories
 from gpt_oss_stories.data.pipeline import prepare
-from gpt_oss_stories.data.preparation import plan
+from gpt_oss_stories.data.preparation import copies, plan
 from gpt_oss_stories.data.preparation.telling import story_digest, times_told
 from gpt_oss_stories.data.report import inconsistencies
 from gpt_oss_stories.data.sources import DataError
@@ -227,6 +227,22 @@ def test_places_count_from_the_beginning_of_a_file(config, tmp_path, monkeypatch
     (source,) = data.facts()["sources"]
     assert source["skipped"] == {"not JSON": {"count": 1, "first": ["stories.jsonl:8"]}}
     assert [row["place"] for row in left_out(data)] == ["stories.jsonl:10"]
+
+
+def test_files_may_be_opened_or_one_line_says_why_not():
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 200), hard))
+        copies.allow_open_files(150)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (250, hard)
+        copies.allow_open_files(10)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (250, hard)
+        if hard != resource.RLIM_INFINITY:
+            with pytest.raises(DataError, match=r"opens .* files at a time, and the system allows"):
+                copies.allow_open_files(hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_mixture_that_cannot_be_understood_is_one_clear_line(config, tmp_path):

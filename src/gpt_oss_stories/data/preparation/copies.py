@@ -16,7 +16,7 @@ from datatrove.pipeline.base import PipelineStep
 from numpy.typing import NDArray
 
 from ...files import atomic_write, write_text_atomically
-from ..sources import ReadReport
+from ..sources import DataError, ReadReport
 from .notes import TaskNotes
 from .plan import NoStoriesError, Plan, read_plan
 from .spool import Spool
@@ -90,6 +90,28 @@ def near_copies(work: Path, plan: Plan, rank: int) -> NDArray[np.int64]:
     return read_copies(work, rank)["index"].astype(np.int64)
 
 
+def allow_open_files(count: int) -> None:
+    """See to it that this process may open so many files, and a hundred more, at a time.
+
+    Raises:
+        DataError: the system does not allow it.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = count + 100
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise DataError(
+            f"to find near copies a process opens {count:,} files at a time, and the system allows {hard:,}: raise the "
+            "limit (ulimit -Hn), or keep near copies (--no-drop-near-copies)"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
 class FindNearPairs(PipelineStep):
     """Finds stories that share a bucket of their signatures; one task for each bucket, of `datatrove`."""
 
@@ -104,6 +126,7 @@ class FindNearPairs(PipelineStep):
         """Writes files of pairs to `pairs`."""
         from ..near_copies import MinhashConfig, near_copy_stages
 
+        allow_open_files(len(read_plan(self.work).pieces))
         for step in near_copy_stages(self.work, MinhashConfig()).pairs:
             step(None, rank, world_size)
 

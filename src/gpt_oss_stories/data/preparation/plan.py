@@ -37,8 +37,10 @@ BUILT_IN = (STORYBOOK, FIRST_READERS, ORIGINALS)
 WRITTEN_STORIES = 2_500
 """Stories of the generator that one task writes."""
 
-SMALLEST_PIECE, LARGEST_PIECE = 4 * 2**20, 64 * 2**20
-"""Bytes of a file that one task reads: a 64th of all, within these bounds."""
+SMALLEST_PIECE, USUAL_PIECE = 4 * 2**20, 8 * 2**20
+MOST_TASKS = 4096
+"""Bytes of a file that one task reads: a 64th of all, within the first two bounds; more only where there would be more
+tasks than this. The memory of a worker depends on it."""
 
 PARTITION_BYTES, MOST_PARTITIONS = 2**28, 256
 """Bytes of stories whose digests are compared at a time, and into how many parts they are cut at the most."""
@@ -188,7 +190,7 @@ def make_plan(
             "them, or give a --dataset-path"
         )
     total = sum(source_bytes(source, config) for _, source in chosen)
-    piece_bytes = min(max(total // 64, SMALLEST_PIECE), LARGEST_PIECE)
+    piece_bytes = max(SMALLEST_PIECE, min(total // 64, USUAL_PIECE), total // MOST_TASKS)
     planned = [plan_ingredient(index, spec, source, config, piece_bytes) for index, (spec, source) in enumerate(chosen)]
     return Plan(
         settings=settings,
@@ -288,7 +290,7 @@ def read_apart(config: DataConfig) -> Iterator[StoryRecord]:
     """
     assert config.decontaminate is not None
     for index, source in enumerate(mixture(config.decontaminate)):
-        ingredient, pieces, planned = plan_ingredient(index, source.location, source, config, LARGEST_PIECE)
+        ingredient, pieces, planned = plan_ingredient(index, source.location, source, config, USUAL_PIECE)
         reports = [planned]
         for piece in pieces:
             reports.append(ReadReport(path=Path(piece.path)))
