@@ -192,17 +192,17 @@ def sentences_one_by_one(text: str) -> int:
     sentences = 0
     for paragraph in text.split("\n\n"):
         tokens = paragraph.split()
-        signs = [module._signs(token, any(map(str.isalnum, token))) for token in tokens]
+        signs = [module.signs_of_string(token, any(map(str.isalnum, token))) for token in tokens]
         begun = False
         for index, sign in enumerate(signs):
-            begun = begun or bool(sign & module._WORD)
-            following = signs[index + 1 : index + 1 + module._ATTRIBUTION_WORDS]
-            if not sign & (module._END | module._SPEECH_END) or (following and following[0] & module._SMALL):
+            begun = begun or bool(sign & module.WORD)
+            following = signs[index + 1 : index + 1 + module.ATTRIBUTION_WORDS]
+            if not sign & (module.END | module.SPEECH_END) or (following and following[0] & module.SMALL):
                 continue
             said = False
-            for after in following if sign & module._SPEECH_END else []:
-                said = bool(after & module._VERB)
-                if said or after & module._STOP:
+            for after in following if sign & module.SPEECH_END else []:
+                said = bool(after & module.VERB)
+                if said or after & module.STOP:
                     break
             if begun and not said:
                 sentences += 1

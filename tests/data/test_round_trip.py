@@ -13,7 +13,7 @@ from gpt_oss_stories.config import DataConfig
 from gpt_oss_stories.data import BatchStream, validation_batches
 from gpt_oss_stories.data.cleaning import is_blank, tidy_text
 from gpt_oss_stories.data.pipeline import prepare
-from gpt_oss_stories.data.preparation import steps
+from gpt_oss_stories.data.preparation import plan
 from gpt_oss_stories.data.preparation.telling import story_digest
 
 UNICODE = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), max_size=80)
@@ -55,7 +55,7 @@ def test_any_texts_come_back(texts: list[str], kind: str, many: bool) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "stories.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-        before, steps.COMPILED_FROM_BYTES = steps.COMPILED_FROM_BYTES, 0 if many else 10**9
+        before, plan.COMPILED_FROM_BYTES = plan.COMPILED_FROM_BYTES, 0 if many else 10**9
         try:
             data = prepare(
                 DataConfig(
@@ -72,7 +72,7 @@ def test_any_texts_come_back(texts: list[str], kind: str, many: bool) -> None:
                 )
             )
         finally:
-            steps.COMPILED_FROM_BYTES = before
+            plan.COMPILED_FROM_BYTES = before
         sides = []
         for shard in (data.train, data.validation):
             told = [data.vocabulary.decode(shard.story(index)[0].tolist()) for index in range(len(shard))]

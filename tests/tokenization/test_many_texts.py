@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt_oss_stories.data import original_stories
-from gpt_oss_stories.tokenization import TokenizationError, harmony_vocabulary, many_texts
+from gpt_oss_stories.tokenization import TokenizationError, harmony_vocabulary, many_texts, string_table
 from gpt_oss_stories.tokenization.many_texts import LONGEST_PIECE, ManyTexts
 
 VOCABULARY = harmony_vocabulary()
@@ -62,7 +62,8 @@ def test_by_hand(text):
 
 
 def test_pieces_are_forgotten_when_there_are_too_many(monkeypatch):
-    monkeypatch.setattr(many_texts, "MOST_PIECES", 64)
+    monkeypatch.setattr(string_table, "MOST_STRINGS", 64)
+    monkeypatch.setattr(many_texts, "MOST_STRINGS", 64)
     encoder = ManyTexts(VOCABULARY)
     for begin in range(20):
         texts = [f"kite{number} flew over pond{number}" for number in range(begin * 3, begin * 3 + 4)]

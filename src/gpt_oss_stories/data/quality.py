@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..config import ConfigError
 from .cleaning import is_blank
@@ -59,7 +59,16 @@ class QualityRules:
             raise ConfigError("quality rules: " + "; ".join(problems))
 
 
-def find_flaw(text: str, rules: QualityRules) -> str | None:
+class WordCounts(NamedTuple):
+    """What somebody has counted already in a text."""
+
+    strings: int
+    """Strings between blanks."""
+    english: int
+    """Those that are in `ENGLISH_WORDS` in lower case."""
+
+
+def find_flaw(text: str, rules: QualityRules, counts: WordCounts | None = None) -> str | None:
     """Why a cleaned text is not a usable story by these rules: the first rule broken, or None.
 
     The order is: nothing to read, length, lost characters, repetition, language, ending. Rules for language and words
@@ -68,23 +77,27 @@ def find_flaw(text: str, rules: QualityRules) -> str | None:
     Args:
         text: what `tidy_text` returns; outer white space would hide an ending.
         rules: which limits hold.
+        counts: of this text, if they are known; otherwise they are counted where a rule needs them.
 
     Raises:
         ConfigError: `rules.language` is not among the languages that can be told apart.
     """
     if rules.max_characters is not None and len(text) > rules.max_characters:
         return f"longer than {rules.max_characters:,} characters"
-    words = text.lower().split()
     if is_blank(text):
         return "nothing to read"
-    if len(words) < rules.min_words and count_words(text) < rules.min_words:
+    words: Sequence[str] = ()
+    if counts is None or rules.max_repetition is not None or rules.max_loop is not None:
+        words = text.lower().split()
+    counts = counts or WordCounts(len(words), sum(map(ENGLISH_WORDS.__contains__, words)))
+    if counts.strings < rules.min_words and count_words(text) < rules.min_words:
         return f"shorter than {rules.min_words} words"
     if not rules.allow_lost_characters and "\N{REPLACEMENT CHARACTER}" in text:
         return "has lost characters (U+FFFD)"
     if _repeats_itself(words, rules):
         return "repeats itself"
     if rules.language is not None:
-        found = _other_language(text, words, rules.language)
+        found = _other_language(text, counts, rules.language)
         if found is not None:
             return f"not {'English' if rules.language == 'en' else rules.language} ({found})"
     if rules.require_ending and not has_ending(text):
@@ -210,7 +223,7 @@ def _repeated_and_looped(units: Sequence[str]) -> tuple[int, int]:
 # Common words of English that are no common words of languages with the same letters. Left out are, among others, "a",
 # "in", "is", "was", "of", "we", "had" (Dutch), "will", "so", "all" (German), "my" (Afrikaans), "for" (Danish), "to"
 # (Polish), "her" (Turkish), "me", "no" (Spanish) and "on" (French).
-_ENGLISH_WORDS = frozenset(
+ENGLISH_WORDS = frozenset(
     word
     for line in (
         "the and he she it they you that with said were but not what this there then our their him them are his",
@@ -229,9 +242,9 @@ _IMPOSSIBLE = 0.001
 """A text is not in a language that is given less probability than this; short and odd texts are given more."""
 
 
-def _other_language(text: str, words: Sequence[str], language: str) -> str | None:
+def _other_language(text: str, counts: WordCounts, language: str) -> str | None:
     """What a text looks like if it is not in a language; None if it is, or if that cannot be told."""
-    if language == "en" and sum(map(_ENGLISH_WORDS.__contains__, words)) >= max(2, _ENOUGH_ENGLISH * len(words)):
+    if language == "en" and counts.english >= max(2, _ENOUGH_ENGLISH * counts.strings):
         return None
     if len(text) > 2 * _SAMPLE_CHARACTERS:
         middle = len(text) // 2

@@ -124,7 +124,7 @@ def reading_level(text: str) -> ReadingLevel:
 
 # ---------------------------------------------------------------------------------------------------------- sentences
 
-_END, _SPEECH_END, _SMALL, _VERB, _STOP, _WORD = (1 << bit for bit in range(6))
+END, SPEECH_END, SMALL, VERB, STOP, WORD = (1 << bit for bit in range(6))
 """Signs of a string between two blanks: a sentence may end with it, or a speech; it begins with a small letter; it is a
 verb of speaking; who spoke is not said beyond it; it has a letter or digit."""
 
@@ -145,21 +145,21 @@ _SPEECH_VERBS = frozenset(
     )
     for word in line.split()
 )
-_ATTRIBUTION_WORDS = 4
+ATTRIBUTION_WORDS = 4
 """Who spoke is said within so many words: "the little old woman cried"."""
 
 
-def _signs(token: str, has_word: bool) -> int:
+def signs_of_string(token: str, has_word: bool) -> int:
     """What matters of a string between two blanks for where sentences end."""
-    signs = _WORD if has_word else 0
+    signs = WORD if has_word else 0
     if _SENTENCE_END.search(token) and token.lstrip(_OPENERS).lower() not in _TITLES and not _INITIAL.match(token):
-        signs |= _SPEECH_END if _SPEECH_WITH_MARK.search(token) else _END
+        signs |= SPEECH_END if _SPEECH_WITH_MARK.search(token) else END
     if token.lstrip(_OPENERS)[:1].islower():
-        signs |= _SMALL
+        signs |= SMALL
     if token.rstrip(".,:;!?").lower() in _SPEECH_VERBS:
-        signs |= _VERB
+        signs |= VERB
     elif token[0] in _OPENERS or (token[-1] in ".,;:!?" and token.lower() not in _TITLES):
-        signs |= _STOP
+        signs |= STOP
     return signs
 
 
@@ -168,12 +168,12 @@ def _bytes_with(signs: int) -> str:
     return "".join(f"\\x{byte:02x}" for byte in range(64) if byte & signs)
 
 
-_ANY_WORD = re.compile(f"[{_bytes_with(_WORD)}]".encode())
+_ANY_WORD = re.compile(f"[{_bytes_with(WORD)}]".encode())
 _SENTENCE_BORDER = re.compile(
     # After a speech, who spoke may be said within some words: not a border if a verb comes before anything stops.
-    f"(?<=[{_bytes_with(_END)}])(?![{_bytes_with(_SMALL)}])|"
-    f"(?<=[{_bytes_with(_SPEECH_END)}])(?![{_bytes_with(_SMALL)}])"
-    f"(?![^{_bytes_with(_VERB | _STOP)}]{{0,{_ATTRIBUTION_WORDS - 1}}}[{_bytes_with(_VERB)}])".encode()
+    f"(?<=[{_bytes_with(END)}])(?![{_bytes_with(SMALL)}])|"
+    f"(?<=[{_bytes_with(SPEECH_END)}])(?![{_bytes_with(SMALL)}])"
+    f"(?![^{_bytes_with(VERB | STOP)}]{{0,{ATTRIBUTION_WORDS - 1}}}[{_bytes_with(VERB)}])".encode()
 )
 """Where a sentence ends, in the signs of a paragraph's strings."""
 
@@ -207,8 +207,8 @@ def _look_up(token: str) -> tuple[int, int, int, int]:
     if token in _SIGNS:
         counts = _COUNTS[token]
         return counts & _FIELD, counts >> _BITS & _FIELD, counts >> 2 * _BITS, _SIGNS[token]
-    words, syllables, hard = _token(token)
-    signs = _signs(token, words > 0)
+    words, syllables, hard = count_string(token)
+    signs = signs_of_string(token, words > 0)
     if len(token) < _LONGEST:
         if len(_SIGNS) >= _MOST_REMEMBERED:
             _COUNTS.clear()
@@ -218,7 +218,7 @@ def _look_up(token: str) -> tuple[int, int, int, int]:
     return words, syllables, hard, signs
 
 
-def _token(token: str) -> tuple[int, int, int]:
+def count_string(token: str) -> tuple[int, int, int]:
     """Words, syllables and hard words of what stands between two blanks."""
     words = syllables = hard = 0
     for part in _WORD_BREAK.split(token):

@@ -14,14 +14,14 @@ Axis letters:  C characters of all texts   T texts   P pieces   N ids
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from .string_table import MOST_STRINGS, StringTable, characters_of, compiled, in_groups, part_of_others
 from .vocabulary import Vocabulary
 
 _CAPITAL, _SMALL, _BEFORE, _NUMBER, _SPACE, _LINE_END, _SIGN, _UNKNOWN = (1 << bit for bit in range(8))
@@ -41,24 +41,6 @@ _LAST_CHARACTER = 0x323AF
 LONGEST_PIECE = 256
 """Characters; a text with a longer piece is given to the vocabulary."""
 
-MOST_PIECES = 1 << 17
-"""Pieces that are remembered; with more, all are forgotten."""
-
-_FACTOR = np.uint64(0x9E3779B97F4A7C15)
-
-
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Machine code of a function, made when it is first called."""
-    try:
-        return njit(cache=True, nogil=True, error_model="numpy")(function)
-    except RuntimeError:  # no folder can be written, as in some containers: compiled anew by each process
-        return njit(nogil=True, error_model="numpy")(function)
-
-
-def _part_of_others(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that compiled ones take in: calls with arrays cost as much as what these do."""
-    return njit(inline="always", error_model="numpy")(function)
-
 
 @cache
 def _classes() -> NDArray[np.uint8]:
@@ -73,7 +55,7 @@ def _classes() -> NDArray[np.uint8]:
     return classes
 
 
-@_part_of_others
+@part_of_others
 def _word_end(class_C: Any, begin: Any, end: Any) -> Any:
     """Where a word ends that begins at `begin`: capitals*, then small letters+; `begin` if none does.
 
@@ -93,7 +75,7 @@ def _word_end(class_C: Any, begin: Any, end: Any) -> Any:
     return begin
 
 
-@_part_of_others
+@part_of_others
 def _capitals_end(class_C: Any, begin: Any, end: Any) -> Any:
     """Where a word in capitals ends that begins at `begin`; `begin` if none does."""
     at = begin
@@ -105,7 +87,7 @@ def _capitals_end(class_C: Any, begin: Any, end: Any) -> Any:
     return at
 
 
-@_part_of_others
+@part_of_others
 def _in_lower_case(character: Any) -> Any:
     """An ASCII letter in lower case; the long s, which case folding makes an s, too."""
     if 65 <= character <= 90:
@@ -113,7 +95,7 @@ def _in_lower_case(character: Any) -> Any:
     return np.uint32(115) if character == 0x17F else character
 
 
-@_part_of_others
+@part_of_others
 def _short_end(character_C: Any, at: Any, end: Any) -> Any:
     """Where 's, 't, 're, 've, 'm, 'll or 'd ends that begins at `at`, in any case; `at` if none does."""
     if at + 1 >= end or character_C[at] != 39:
@@ -128,7 +110,7 @@ def _short_end(character_C: Any, at: Any, end: Any) -> Any:
     return at
 
 
-@_part_of_others
+@part_of_others
 def _piece_end(character_C: Any, class_C: Any, at: Any, end: Any) -> Any:
     """Where the piece ends that begins at `at`: the alternatives of `PIECE_PATTERN`, in their order."""
     kind = class_C[at]
@@ -173,12 +155,12 @@ def _piece_end(character_C: Any, class_C: Any, at: Any, end: Any) -> Any:
     return found - 1
 
 
-@_compiled
-def _cut(character_C: Any, end_T: Any, classes: Any, class_C: Any, piece_P: Any, pieces_T: Any) -> Any:
+@compiled
+def _cut(character_C: Any, end_T: Any, classes: Any, class_C: Any, begin_P: Any, end_P: Any, pieces_T: Any) -> Any:
     """Cut texts into pieces.
 
-    Writes where each piece ends to `piece_P` and how many each text has to `pieces_T`, -1 for one with anything
-    unusual, whose pieces do not count. Returns the number of pieces.
+    Writes where each piece begins and ends, and how many each text has, -1 for one with anything unusual, whose pieces
+    do not count. Returns the number of pieces.
     """
     last = len(classes) - 1
     for c in range(len(character_C)):
@@ -198,7 +180,8 @@ def _cut(character_C: Any, end_T: Any, classes: Any, class_C: Any, piece_P: Any,
             found = _piece_end(character_C, class_C, at, end)
             if found - at > LONGEST_PIECE:
                 usual = False
-            piece_P[total + pieces] = found
+            begin_P[total + pieces] = at
+            end_P[total + pieces] = found
             pieces += 1
             at = found
         pieces_T[t] = pieces if usual else -1
@@ -208,50 +191,7 @@ def _cut(character_C: Any, end_T: Any, classes: Any, class_C: Any, piece_P: Any,
     return total
 
 
-@_compiled
-def _slot(character_C: Any, begin: Any, end: Any, slot_S: Any, first_E: Any, length_E: Any, known_C: Any) -> Any:
-    """The place of a piece in the table of slots: where it is, or the free one where it would be."""
-    hash = np.uint64(end - begin)
-    for c in range(begin, end):
-        hash = (hash ^ np.uint64(character_C[c])) * _FACTOR
-        hash ^= hash >> np.uint64(29)
-    slot = np.int64(hash & np.uint64(len(slot_S) - 1))
-    while slot_S[slot] >= 0:
-        entry = slot_S[slot]
-        if length_E[entry] == end - begin:
-            same = True
-            for c in range(end - begin):
-                if known_C[first_E[entry] + c] != character_C[begin + c]:
-                    same = False
-                    break
-            if same:
-                return slot
-        slot = (slot + 1) & (len(slot_S) - 1)
-    return slot
-
-
-@_compiled
-def _look_up(
-    character_C: Any, end_T: Any, pieces_T: Any, piece_P: Any, begin_P: Any, slot_S: Any, first_E: Any, length_E: Any,
-    known_C: Any, entry_P: Any,
-) -> Any:  # fmt: skip
-    """Write where each piece begins and the entry that it is remembered in, -1 for none; return how many have none."""
-    missing = 0
-    piece = 0
-    begin = 0
-    for t in range(len(end_T)):
-        for _ in range(max(pieces_T[t], 0)):
-            entry = slot_S[_slot(character_C, begin, piece_P[piece], slot_S, first_E, length_E, known_C)]
-            begin_P[piece] = begin
-            entry_P[piece] = entry
-            missing += entry < 0
-            begin = piece_P[piece]
-            piece += 1
-        begin = end_T[t]
-    return missing
-
-
-@_compiled
+@compiled
 def _gather(entry_P: Any, pieces_T: Any, first_id_E: Any, ids_E: Any, known_N: Any, id_N: Any, length_T: Any) -> None:
     """Write the ids of all pieces, and how many each text has."""
     total = 0
@@ -276,17 +216,23 @@ class ManyTexts:
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
-        self._forget()
+        self._pieces = StringTable(self._remember, self._forget)
 
     def _forget(self) -> None:
-        self._entries = self._characters = self._ids = 0
-        self._slots = np.full(2 * MOST_PIECES, -1, dtype=np.int32)
-        self._first = np.zeros(MOST_PIECES, dtype=np.int64)
-        self._length = np.zeros(MOST_PIECES, dtype=np.int64)
-        self._first_id = np.zeros(MOST_PIECES, dtype=np.int64)
-        self._id_count = np.zeros(MOST_PIECES, dtype=np.int64)
-        self._known = np.zeros(1 << 16, dtype=np.uint32)
+        self._entries = self._ids = 0
+        self._first_id = np.zeros(MOST_STRINGS, dtype=np.int64)
+        self._id_count = np.zeros(MOST_STRINGS, dtype=np.int64)
         self._known_ids = np.zeros(1 << 16, dtype=np.uint32)
+
+    def _remember(self, piece: str) -> None:
+        """Have the vocabulary spell a new piece, and keep it."""
+        ids = self.vocabulary.encode_piece(piece.encode("utf-8"))
+        while self._ids + len(ids) > len(self._known_ids):
+            self._known_ids = np.concatenate([self._known_ids, np.zeros_like(self._known_ids)])
+        self._first_id[self._entries], self._id_count[self._entries] = self._ids, len(ids)
+        self._known_ids[self._ids : self._ids + len(ids)] = ids
+        self._entries += 1
+        self._ids += len(ids)
 
     def encode(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
         """The ids of each text, as `Vocabulary.encode` gives them.
@@ -294,89 +240,28 @@ class ManyTexts:
         Raises:
             TokenizationError: a text cannot be encoded.
         """
-        # No group has more characters, and so more pieces, than can be remembered.
         encoded: list[NDArray[np.uint32]] = []
-        group: list[str] = []
-        characters = 0
-        for text in texts:
-            if characters + len(text) > MOST_PIECES:
-                encoded += self._encode_group(group)
-                group, characters = [], 0
-            if len(text) > MOST_PIECES:
-                encoded.append(np.asarray(self.vocabulary.encode(text), dtype=np.uint32))
-            else:
-                group.append(text)
-                characters += len(text)
-        return encoded + self._encode_group(group)
+        for group, too_long in in_groups(texts):
+            encoded += [self._alone(group[0])] if too_long else self._encode_group(group)
+        return encoded
+
+    def _alone(self, text: str) -> NDArray[np.uint32]:
+        return np.asarray(self.vocabulary.encode(text), dtype=np.uint32)
 
     def _encode_group(self, texts: list[str]) -> list[NDArray[np.uint32]]:
-        """`encode` of texts that have at most `MOST_PIECES` characters together."""
-        encoded = [text.encode("utf-32-le", "surrogatepass") for text in texts]
-        character_C = np.frombuffer(b"".join(encoded), dtype="<u4")
-        end_T = np.asarray([len(one) // 4 for one in encoded], dtype=np.int64).cumsum()
-        piece_P = np.empty(len(character_C) + 1, dtype=np.int64)
+        """`encode` of texts that are looked at together."""
+        character_C, end_T = characters_of(texts)
+        begin_P = np.empty(len(character_C), dtype=np.int64)
+        end_P = np.empty(len(character_C), dtype=np.int64)
         pieces_T = np.empty(len(texts), dtype=np.int64)
         class_C = np.empty(len(character_C), dtype=np.uint8)
-        pieces = _cut(character_C, end_T, _classes(), class_C, piece_P, pieces_T)
-        piece_P = piece_P[:pieces]
-        entry_P = self._entries_of(character_C, end_T, pieces_T, piece_P)
+        pieces = _cut(character_C, end_T, _classes(), class_C, begin_P, end_P, pieces_T)
+        entry_P = self._pieces.numbers(character_C, begin_P[:pieces], end_P[:pieces])
         length_T = np.empty(len(texts), dtype=np.int64)
         id_N = np.empty(int(self._id_count[entry_P].sum()), dtype=np.uint32)
         _gather(entry_P, pieces_T, self._first_id, self._id_count, self._known_ids, id_N, length_T)
         ends = length_T.cumsum()
         return [
-            id_N[ends[t] - length_T[t] : ends[t]]
-            if pieces_T[t] >= 0
-            else np.asarray(self.vocabulary.encode(text), dtype=np.uint32)
+            id_N[ends[t] - length_T[t] : ends[t]] if pieces_T[t] >= 0 else self._alone(text)
             for t, text in enumerate(texts)
         ]
-
-    def _entries_of(
-        self,
-        character_C: NDArray[Any],
-        end_T: NDArray[np.int64],
-        pieces_T: NDArray[np.int64],
-        piece_P: NDArray[np.int64],
-    ) -> NDArray[np.int64]:
-        """[P] where each piece is remembered; new ones are from now on."""
-        begin_P = np.empty(len(piece_P), dtype=np.int64)
-        entry_P = np.empty(len(piece_P), dtype=np.int64)
-
-        def look_up() -> int:
-            return int(
-                _look_up(
-                    character_C, end_T, pieces_T, piece_P, begin_P, self._slots, self._first, self._length,
-                    self._known, entry_P,
-                )
-            )  # fmt: skip
-
-        if look_up():
-            new = np.flatnonzero(entry_P < 0)
-            if self._entries + len(new) > MOST_PIECES:
-                self._forget()
-                new = np.arange(len(piece_P))
-            for piece in new.tolist():
-                self._remember(character_C, int(begin_P[piece]), int(piece_P[piece]))
-            look_up()
-        return entry_P
-
-    def _remember(self, character_C: NDArray[Any], begin: int, end: int) -> None:
-        """Have the vocabulary spell a piece, unless it is known by now, and keep it."""
-        slot = _slot(character_C, begin, end, self._slots, self._first, self._length, self._known)
-        if self._slots[slot] >= 0:
-            return
-        piece = character_C[begin:end]
-        ids = self.vocabulary.encode_piece(piece.tobytes().decode("utf-32-le").encode("utf-8"))
-        while self._characters + len(piece) > len(self._known):
-            self._known = np.concatenate([self._known, np.zeros_like(self._known)])
-        while self._ids + len(ids) > len(self._known_ids):
-            self._known_ids = np.concatenate([self._known_ids, np.zeros_like(self._known_ids)])
-        entry = self._entries
-        self._slots[slot] = entry
-        self._first[entry], self._length[entry] = self._characters, len(piece)
-        self._first_id[entry], self._id_count[entry] = self._ids, len(ids)
-        self._known[self._characters : self._characters + len(piece)] = piece
-        self._known_ids[self._ids : self._ids + len(ids)] = ids
-        self._entries += 1
-        self._characters += len(piece)
-        self._ids += len(ids)

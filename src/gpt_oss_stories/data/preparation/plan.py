@@ -42,6 +42,9 @@ MOST_TASKS = 4096
 """Bytes of a file that one task reads: a 64th of all, within the first two bounds; more only where there would be more
 tasks than this. The memory of a worker depends on it."""
 
+COMPILED_FROM_BYTES = 64_000_000
+"""Less than this is done one by one before numba has compiled its loops."""
+
 PARTITION_BYTES, MOST_PARTITIONS = 2**28, 256
 """Bytes of stories whose digests are compared at a time, and into how many parts they are cut at the most."""
 
@@ -94,6 +97,11 @@ class Plan:
     def partitions(self) -> int:
         """Parts into which the digests are cut."""
         return min(1 + sum(one.input_bytes for one in self.ingredients) // PARTITION_BYTES, MOST_PARTITIONS)
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it pays to have numba compile what looks at many stories at once."""
+        return sum(one.input_bytes for one in self.ingredients) >= COMPILED_FROM_BYTES
 
     @property
     def seeks_near_copies(self) -> bool:

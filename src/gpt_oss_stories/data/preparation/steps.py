@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 from ...tokenization import TokenizationError, Vocabulary, harmony_vocabulary
 from ..cleaning import clean_text, repair_encoding, tidy_text
 from ..quality import QualityRules, find_flaw
-from ..reading_level import reading_level
+from ..reading_level import ReadingLevel
 from ..records import StoryRecord
 from ..safety import DEFAULT_POLICY, OLD_TALES_POLICY, YOUNG_POLICY, SafetyPolicy, reason_unsafe
+from ..words import words_of
 from .notes import CONTAMINATED, UNENCODABLE, TaskNotes
 from .plan import APART_NAME, Ingredient, Plan, read_plan, read_stories_of
 from .spool import SpoolWriter
@@ -32,15 +33,13 @@ from .telling import TellingRules, story_digest, tell_on_request, tell_plainly, 
 
 if TYPE_CHECKING:
     from ...tokenization.many_texts import ManyTexts
+    from ..many_levels import ManyLevels
     from ..near_copies import NgramIndex
 
 Documents = Iterator[Document]
 
-TOLD_TOGETHER = SIGNED_TOGETHER = 256
-"""Stories that are encoded, and whose signatures are computed, in one call."""
-
-COMPILED_FROM_BYTES = 64_000_000
-"""Less than this is encoded one by one before numba has compiled what encodes many."""
+TOGETHER = 256
+"""Stories that are looked at in one call where that is quicker than one by one."""
 
 
 class StoryStep(PipelineStep):
@@ -90,6 +89,21 @@ class CleanText(StoryStep):
             yield document
 
 
+class CountWords(StoryStep):
+    """Counts words, sentences and syllables, which tell how hard a story is to read."""
+
+    name = "words"
+
+    def run(self, data: Documents, rank: int = 0, world_size: int = 1) -> Documents:
+        """Adds `words` to each document's metadata."""
+        while group := list(islice(data, TOGETHER)):
+            texts = [document.text for document in group]
+            found = _many_levels().words(texts) if self.plan.is_large else list(map(words_of, texts))
+            for document, words in zip(group, found, strict=True):
+                document.metadata["words"] = words
+                yield document
+
+
 class LeaveOutStep(StoryStep):
     """A step that leaves out stories for a reason; stories of the package pass unseen."""
 
@@ -128,7 +142,7 @@ class LeaveOutFlawed(LeaveOutStep):
 
     def reason(self, document: Document) -> str | None:
         """The first rule that a story breaks."""
-        return find_flaw(document.text, self.rules)
+        return find_flaw(document.text, self.rules, document.metadata["words"].counts)
 
 
 class LeaveOutUnsafe(LeaveOutStep):
@@ -179,7 +193,7 @@ class TellStories(StoryStep):
         """Adds `digest`, `told` and `tellings` to each document's metadata."""
         config, weight = self.plan.config, self.ingredient(rank).weight
         rules = TellingRules(request_fraction=config.request_fraction, data_seed=config.data_seed)
-        while group := list(islice(data, TOLD_TOGETHER)):
+        while group := list(islice(data, TOGETHER)):
             plain = self._encode([document.text for document in group])
             for document, ids in zip(group, plain, strict=True):
                 if (tellings := self._tell(document, ids, weight, rules)) is None:
@@ -208,7 +222,7 @@ class TellStories(StoryStep):
 
     def _encode(self, texts: list[str]) -> list[NDArray[np.uint32] | None]:
         """The ids of some texts, None for one that cannot be encoded."""
-        if sum(one.input_bytes for one in self.plan.ingredients) >= COMPILED_FROM_BYTES:
+        if self.plan.is_large:
             try:
                 return list(_many_texts().encode(texts))
             except TokenizationError:
@@ -229,6 +243,13 @@ def _many_texts() -> ManyTexts:
     return ManyTexts(harmony_vocabulary())
 
 
+@cache
+def _many_levels() -> ManyLevels:
+    from ..many_levels import ManyLevels
+
+    return ManyLevels()
+
+
 class SignStories(StoryStep):
     """Writes the MinHash signature of each story; those of the package are not compared with others."""
 
@@ -244,7 +265,7 @@ class SignStories(StoryStep):
                 yield from data
                 return
             begin = 0
-            while group := list(islice(data, SIGNED_TOGETHER)):
+            while group := list(islice(data, TOGETHER)):
                 writer.add(*signatures([document.text for document in group], config), range(begin, begin + len(group)))
                 begin += len(group)
                 yield from group
@@ -267,14 +288,13 @@ class SpoolStories(StoryStep):
                     text_bytes=len(document.text.encode("utf-8")),
                     told=document.metadata["told"],
                     source=source,
-                    about=about(record, document.text),
+                    about=about(record, document.metadata["words"].level),
                 )
         self.notes.finish()
 
 
-def about(record: StoryRecord, text: str) -> dict[str, Any]:
+def about(record: StoryRecord, level: ReadingLevel) -> dict[str, Any]:
     """What is kept beside a story's tokens; see `spool.ABOUT`."""
-    level = reading_level(text)
     request = record.prompt
     if record.request is not None and record.request.given_fields():
         request = json.dumps(record.request.to_dict(), ensure_ascii=False)
@@ -301,7 +321,7 @@ def tell_steps(work: Path) -> list[PipelineStep]:
     plan = read_plan(work)
     config = plan.config
     notes = TaskNotes()
-    steps: list[type[StoryStep]] = [ReadStories, CleanText, LeaveOutFlawed]
+    steps: list[type[StoryStep]] = [ReadStories, CleanText, CountWords, LeaveOutFlawed]
     if config.child_safety != "off":
         steps.append(LeaveOutUnsafe)
     if config.decontaminate is not None:
