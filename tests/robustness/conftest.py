@@ -40,6 +40,7 @@ for line in sys.stdin:
         os.dup2(writer, 2)
         os.chdir(order["folder"])
         if order["file_bytes"] is not None:
+            sys.dont_write_bytecode = True  # Python itself would keep half of what it compiled
             resource.setrlimit(resource.RLIMIT_FSIZE, (order["file_bytes"],) * 2)
         if order["more_memory"] is not None:
             now = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
