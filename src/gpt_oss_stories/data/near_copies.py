@@ -43,7 +43,7 @@ import struct
 import tempfile
 import unicodedata
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,11 +51,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from ..config import ConfigError
 from ..files import FileWriteError, atomic_write, write_text_atomically
+from ..tokenization.string_table import compiled
 from .sources import DataError
 
 if TYPE_CHECKING:
@@ -105,15 +105,7 @@ _WITHOUT_SPACES = (
 )
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Machine code of a function, made when it is first called with arguments of some types."""
-    try:
-        return njit(cache=True, nogil=True, error_model="numpy")(function)
-    except RuntimeError:  # no folder can be written, as in some containers: compiled anew by each process
-        return njit(nogil=True, error_model="numpy")(function)
-
-
-@_compiled
+@compiled
 def _mixed(hash: Any) -> Any:
     """A 64-bit number whose every bit depends on every bit of another; different for different ones (splitmix64)."""
     hash = (hash ^ (hash >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -121,7 +113,7 @@ def _mixed(hash: Any) -> Any:
     return hash ^ (hash >> np.uint64(31))
 
 
-@_compiled
+@compiled
 def _hash_words(character_C: Any, kind: Any, word_W: Any) -> Any:
     """Write the hashes of a text's words, and return how many there are."""
     words = 0
@@ -146,7 +138,7 @@ def _hash_words(character_C: Any, kind: Any, word_W: Any) -> Any:
     return words
 
 
-@_compiled
+@compiled
 def _hash_grams(character_C: Any, end_S: Any, kind: Any, n: Any, word_W: Any, gram_G: Any, grams_S: Any) -> Any:
     """Write the grams of many texts, one text's after the other's, and how many each has; return how many in all."""
     total, begin = 0, 0
@@ -166,7 +158,7 @@ def _hash_grams(character_C: Any, end_S: Any, kind: Any, n: Any, word_W: Any, gr
     return total
 
 
-@_compiled
+@compiled
 def _take_smallest(gram_G: Any, grams_S: Any, a_H: Any, b_H: Any, smallest_SH: Any) -> None:
     """The smallest of (a g + b) mod 2^64 mod (2^61 - 1) over the grams g of each text, in place of what is larger."""
     begin = 0
@@ -183,7 +175,7 @@ def _take_smallest(gram_G: Any, grams_S: Any, a_H: Any, b_H: Any, smallest_SH: A
         begin += grams_S[s]
 
 
-@_compiled
+@compiled
 def _count_known(gram_G: Any, grams_S: Any, known_G: Any, first: Any, shift: Any, found_S: Any) -> None:
     """How many grams of each text are among the known ones, which rise; `first` says where those start whose upper
     bits are 0, 1, 2, ..."""

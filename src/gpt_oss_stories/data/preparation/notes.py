@@ -43,12 +43,11 @@ class TaskNotes:
         self._part = path.with_suffix(f".{os.getpid()}.part")
         self._rejects = open(self._part, "w", encoding="utf-8")  # noqa: SIM115 - closed by `finish`
 
-    def leave_out(self, reason: str, *, place: str, text: str, detail: str | None = None) -> None:
+    def leave_out(self, reason: str, *, place: str, text: str) -> None:
         """Count a story that is not kept, and write it down so that it can be looked at."""
         assert self._rejects is not None
         self.left_out[reason] += 1
-        row = {"reason": reason, "place": place, "text": text} | ({"detail": detail} if detail else {})
-        self._rejects.write(json.dumps(row) + "\n")
+        self._rejects.write(json.dumps({"reason": reason, "place": place, "text": text}) + "\n")
 
     def finish(self) -> None:
         """Write down what happened in this task."""

@@ -7,6 +7,7 @@ keeps. A document's `metadata["record"]` is its `StoryRecord`.
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache, cached_property
@@ -107,9 +108,9 @@ class CountWords(StoryStep):
 class LeaveOutStep(StoryStep):
     """A step that leaves out stories for a reason; stories of the package pass unseen."""
 
+    @abstractmethod
     def reason(self, document: Document) -> str | None:
         """Why this story is not kept, None if it is."""
-        raise NotImplementedError
 
     def run(self, data: Documents, rank: int = 0, world_size: int = 1) -> Documents:
         """Passes on the stories without a reason to leave them out."""
