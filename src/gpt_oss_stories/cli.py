@@ -1,4 +1,4 @@
-"""The command `stories`: train, generate, prepare, export, import, publish, inspect, bench and verify.
+"""The command `stories`: train, generate, prepare, export, import, publish, inspect, runs, bench and verify.
 
 Each command reads its flags, builds the configurations and calls one function of a package below. Heavy imports stay
 inside the commands, so that `--help` and a refused flag take no longer than they must. Results go to standard output,
@@ -43,6 +43,7 @@ from .options import GroupedCommand, config_options, given_values, option
 
 if TYPE_CHECKING:
     from .model.transformer import StoryTransformer
+    from .model.transplant import WeightSource
     from .tokenization import Vocabulary
 
 PROGRAM = "stories"
@@ -104,10 +105,42 @@ def stories() -> None:
     "  [default: story for nano, fast for the other sizes]",
 )
 @option("--dry-run", is_flag=True, help="Show what would be trained, and stop.")
+@option(
+    "--check",
+    is_flag=True,
+    group="Before a run",
+    help="See in seconds whether it can run: settings, data, memory, disk, device, and what it would resume.",
+)
+@option(
+    "--estimate",
+    is_flag=True,
+    group="Before a run",
+    help="Show memory, operations, traffic and disk that it would take, and stop; any size, also for GPUs elsewhere.",
+)
+@option(
+    "--devices",
+    type=click.IntRange(min=1),
+    group="Before a run",
+    help="For --estimate: processes that train together, each on a device.  [default: 1, or those of torchrun]",
+)
+@option("--device-memory", metavar="SIZE", group="Before a run", help="For --estimate: of each device, such as 24GiB.")
+@option("--gpu", metavar="NAME", group="Before a run", help="For --estimate: GPUs, such as H100 or 'RTX 4090'.")
+@option("--json", "as_json", is_flag=True, group="Before a run", help="For --estimate and --check: one JSON object.")
 @config_options(ModelConfig, "Model", presets=MODEL_SIZES)
 @config_options(TrainingConfig, "Training", presets=TRAINING_PRESETS)
 @config_options(DataConfig, "Data", presets=DATA_DEFAULTS)
-def train(model_size: str, training_preset: str | None, dry_run: bool, **values: Any) -> int:
+def train(
+    model_size: str,
+    training_preset: str | None,
+    dry_run: bool,
+    check: bool,
+    estimate: bool,
+    devices: int | None,
+    device_memory: str | None,
+    gpu: str | None,
+    as_json: bool,
+    **values: Any,
+) -> int:
     """Train a model on stories.
 
     The model's size and the training preset set most values; a flag that you give replaces that value only.
@@ -128,12 +161,77 @@ def train(model_size: str, training_preset: str | None, dry_run: bool, **values:
     given = {name for kind in (ModelConfig, TrainingConfig, DataConfig) for name in given_values(kind, values)}
     for sentence in without_effect(model, training, data, given):
         click.echo(f"note: {sentence}", err=True)
+    _refuse_flags_without_use(
+        {"--devices": devices, "--device-memory": device_memory, "--gpu": gpu}, estimate, "--estimate"
+    )
+    _refuse_flags_without_use({"--json": as_json or None}, estimate or check, "--estimate and --check")
     if dry_run:
         click.echo(describe_training(model_size if initial is None else str(path), preset, model, training, data))
         return 0
+    if estimate:
+        _show_estimate(model, training, data, devices, device_memory, gpu, as_json)
+        return 0
+    if check:
+        return _show_check(model, training, data, initial, as_json)
     from .training.trainer import train as run
 
     return run(model, training, data, on_evaluation=_sample_story, initial=initial).exit_code
+
+
+def _refuse_flags_without_use(flags: Mapping[str, Any], useful: bool, place: str) -> None:
+    if not useful and (given := [flag for flag, value in flags.items() if value is not None]):
+        raise ConfigError(f"{', '.join(given)}: only for {place}")
+
+
+def _show_estimate(
+    model: ModelConfig,
+    training: TrainingConfig,
+    data: DataConfig,
+    devices: int | None,
+    device_memory: str | None,
+    gpu: str | None,
+    as_json: bool,
+) -> None:
+    from rich.console import Console
+
+    from .training.distributed import launched_processes
+    from .training.estimate import estimate_run, parse_bytes
+
+    rank, _, processes = launched_processes()
+    if rank:
+        return
+    result = estimate_run(
+        model,
+        training,
+        data,
+        devices=devices or processes,
+        device_memory=None if device_memory is None else parse_bytes(device_memory),
+        gpu=gpu,
+    )
+    if as_json:
+        click.echo(result.to_json())
+    else:
+        click.echo("\n".join([*result.lines(), ""]))
+        Console().print(result.table())
+
+
+def _show_check(
+    model: ModelConfig, training: TrainingConfig, data: DataConfig, initial: WeightSource | None, as_json: bool
+) -> int:
+    from rich.console import Console
+
+    from .training.preflight import preflight
+
+    found = preflight(model, training, data, initial=initial)
+    if not found.is_main:
+        for check in found.checks:
+            if check.verdict == "problem":
+                click.echo(f"process {os.environ.get('RANK')}: {check.name}: {check.words}", err=True)
+    elif as_json:
+        click.echo(found.to_json())
+    else:
+        Console().print(found.table())
+    return found.exit_code
 
 
 def _sample_story(model: StoryTransformer, vocabulary: Vocabulary, step: int) -> str:
@@ -498,6 +596,62 @@ def publish(
             say=lambda line: click.echo(line, err=True),
         )
         click.echo(page)
+
+
+@stories.command(cls=GroupedCommand)
+@click.argument("folders", nargs=-1, metavar="[FOLDER]...")
+@option(
+    "--sort",
+    choices=("name", "started", "size", "steps", "tokens", "loss", "bits", "speed", "duration"),
+    default="started",
+    help="What comes first: the lowest loss or bits per byte, or the largest of the others.  [default: started]",
+)
+@option("--compare", nargs=2, metavar="A B", help="Two runs' folders: settings that differ, and how both went.")
+@option("--plot", metavar="PATH", help="Draw the runs' losses into this PNG file.")
+@option("--by", choices=("step", "time", "tokens"), default="step", help="What they are drawn over.  [default: step]")
+@option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def runs(
+    folders: tuple[str, ...], sort: str, compare: tuple[str, str] | None, plot: str | None, by: str, as_json: bool
+) -> None:
+    """List training runs: those in the given folders and below, or below this one.
+
+    A run is a folder with a metrics.jsonl. "best loss", "bits/byte" and "right" (share of tokens that greedy decoding
+    would get right) are of held-out stories.
+    """
+    if compare and folders:
+        raise ConfigError(f"--compare {' '.join(compare)} names its two runs itself; leave out {' '.join(folders)}")
+    import dataclasses
+
+    from rich.console import Console
+
+    from .training.runs import RunsError, differences, find_runs, sort_runs, summarise
+    from .training.runs_view import comparison_table, plot_runs, runs_table
+
+    if compare:
+        for folder in compare:
+            if not Path(folder, "metrics.jsonl").is_file():
+                raise RunsError(f"--compare: {folder} is not a run; it has no metrics.jsonl")
+        found = [summarise(Path(folder)) for folder in compare]
+    else:
+        found = sort_runs([summarise(path) for path in find_runs(folders or (".",))], sort)
+    for run in found:
+        if run.problem is not None:
+            click.echo(f"note: {run.problem}", err=True)
+    if as_json:
+        facts: dict[str, Any] = {"runs": [dataclasses.asdict(run) for run in found]}
+        if compare:
+            facts["differences"] = {name: [a, b] for name, a, b in differences(*found)}
+        click.echo(json.dumps(facts))
+    else:
+        console = Console()
+        if not console.is_terminal:  # nobody's window limits the lines
+            console = Console(width=1000)
+        console.print(comparison_table(*found) if compare else runs_table(found), crop=False)
+    if plot is not None:
+        path, left_out = plot_runs(found, plot, by=by)
+        for line in left_out:
+            click.echo(f"note: not drawn: {line}", err=True)
+        click.echo(f"picture: {path}", err=True)
 
 
 @stories.command(

@@ -290,6 +290,15 @@ class TrainingConfig(Config):
     max_seconds: float | None = setting(
         None, "End after this many seconds of training; the learning rate then decays by time.", above=0
     )
+    stop_after: float | None = setting(
+        None,
+        "Save and stop when this many seconds have passed since the command began, to be gone on with by the same "
+        "command; for batch systems with a time limit. The learning rate does not depend on it.",
+        above=0,
+    )
+    early_stopping: int | None = setting(
+        None, "End after so many evaluations in a row without a better validation loss.", minimum=1
+    )
     batch_size: int = setting(8, "Rows in one forward and backward pass, on each process.", minimum=1)
     gradient_accumulation_steps: int = setting(1, "Passes whose gradients make up one optimizer step.", minimum=1)
     train_length: int | None = setting(
@@ -319,6 +328,16 @@ class TrainingConfig(Config):
     beta1: float = setting(0.9, "AdamW: decay of the gradient's mean.", minimum=0, maximum=0.9999)
     beta2: float = setting(0.95, "AdamW: decay of the squared gradient's mean.", minimum=0, maximum=0.99999)
     grad_clip: float = setting(1.0, "Largest norm of the whole gradient; 0 does not clip.", minimum=0)
+    max_skipped_steps: int = setting(
+        25, "End after so many steps in a row that were skipped since a loss or gradient was not finite.", minimum=1
+    )
+    ema_decay: float | None = setting(
+        None,
+        "Keep an exponential moving average of the weights with this decay (0.999 is usual), and evaluate it, tell "
+        "samples with it and save it as the model.",
+        above=0,
+        maximum=0.999999,
+    )
     router_balance: str = setting(
         "loss",
         "Evens out the experts' load by an auxiliary loss, by a bias on the router, or not.",
@@ -333,8 +352,26 @@ class TrainingConfig(Config):
         "Compute in bfloat16 where that is fast, in float16 with gradient scaling on GPUs that need it.",
         flag="mixed-precision",
     )
+    precision: str = setting(
+        "auto",
+        "Number format of the matrix products: auto goes by --mixed-precision and the device.",
+        choices=("auto", "bfloat16", "float16", "float32"),
+    )
+    activation_checkpointing: str = setting(
+        "auto",
+        "Compute blocks again in the backward pass instead of keeping their activations; auto: if memory is short.",
+        choices=("auto", "on", "off"),
+    )
     compile_model: bool = setting(False, "Compile the element-wise parts of the model with torch.compile.")
-    use_ddp: bool = setting(False, "Train in several processes (start with torchrun).")
+    use_ddp: bool = setting(False, "Train in several processes (start with torchrun); as parallelism 'ddp'.")
+    parallelism: str = setting(
+        "none",
+        "Several processes, started with torchrun: ddp, each holds the whole model; fsdp, each a slice of every tensor.",
+        choices=("none", "ddp", "fsdp"),
+    )
+    process_timeout: float = setting(
+        600.0, "Several processes: seconds without an answer after which the others end with an error.", above=0
+    )
     device: str = setting("auto", f"{DEVICE_NAMES}.")
     seed: int = setting(1337, "Seed of initialisation, data order and everything random.", minimum=0, maximum=2**63 - 1)
     checkpoint_dir: str = setting("checkpoints", "Where models, training state, metrics and pictures go.")
@@ -343,7 +380,7 @@ class TrainingConfig(Config):
     )
     resume: str = setting("auto", "auto: go on with the run in checkpoint_dir; never: start anew; or a state's path.")
     eval_interval: int = setting(500, "Steps between evaluations on held-out stories.", minimum=1)
-    eval_iters: int = setting(20, "Batches in one evaluation, at the most.", minimum=1)
+    eval_iters: int = setting(20, "Batches in one evaluation on each process, at the most.", minimum=1)
     save_interval: int = setting(500, "Steps between saves of the training state.", minimum=1)
     keep_states: int = setting(2, "Newest training states to keep.", minimum=1)
     log_interval: int = setting(10, "Steps between lines of the metrics file.", minimum=1)
@@ -353,7 +390,17 @@ class TrainingConfig(Config):
     run_name: str | None = setting(None, "Name of the run in Weights & Biases.")
 
     def _relation_problems(self) -> list[str]:
-        return [] if is_device_name(self.device) else [f"device={self.device!r} is not {DEVICE_NAMES}"]
+        problems = [] if is_device_name(self.device) else [f"device={self.device!r} is not {DEVICE_NAMES}"]
+        if self.use_ddp and self.parallelism == "fsdp":
+            problems.append("use_ddp and parallelism='fsdp' are two ways to share a model: choose one")
+        if not self.use_mixed_precision and self.precision in ("bfloat16", "float16"):
+            problems.append(f"use_mixed_precision is off, but precision={self.precision!r} asks for it: choose one")
+        return problems
+
+    @property
+    def sharing(self) -> str:
+        """How processes share the model: none, ddp or fsdp."""
+        return "ddp" if self.use_ddp else self.parallelism
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -582,6 +629,8 @@ def _idle_fields(
         yield f"with --learning-rate-schedule {training.learning_rate_schedule}", ("warmdown_fraction",)
     if training.learning_rate_schedule == "constant":
         yield "with --learning-rate-schedule constant", ("min_learning_rate_ratio",)
+    if training.precision != "auto":
+        yield f"with --precision {training.precision}", ("use_mixed_precision",)
     if not training.use_wandb:
         yield "without --use-wandb", ("wandb_project", "run_name")
     if data.vocabulary == "harmony":

@@ -252,17 +252,30 @@ def test_loss_equals_cross_entropy_in_whatever_parts(monkeypatch, parts):
     weights = torch.rand(tokens, generator=torch.Generator().manual_seed(3), dtype=F64)
     weights[::7] = 0
     want_each = F.cross_entropy(hidden @ table.T, targets, reduction="none")
-    total, each = linear_cross_entropy(hidden, table, targets, weights)
+    total, each, right = linear_cross_entropy(hidden, table, targets, weights)
+    assert right is None  # looking for the highest logit takes time, which training does not spend
     torch.testing.assert_close(each, want_each.detach())
     torch.testing.assert_close(total, (want_each * weights).sum())
     with torch.no_grad():
-        torch.testing.assert_close(linear_cross_entropy(hidden, table, targets, weights)[1], want_each)
+        _, each, right = linear_cross_entropy(hidden, table, targets, weights)
+        torch.testing.assert_close(each, want_each)
+        assert torch.equal(right, (hidden @ table.T).argmax(-1) == targets)
+        assert 0 < right.sum() < tokens / 4
     for got, want in zip(
         torch.autograd.grad(3 * total, (hidden, table)),
         torch.autograd.grad(3 * (want_each * weights).sum(), (hidden, table)),
         strict=True,
     ):
         torch.testing.assert_close(got, want)
+
+
+def test_of_equal_logits_only_the_first_is_the_likeliest(monkeypatch):
+    """A model that knows nothing is not right about everything."""
+    monkeypatch.setattr(loss_module, "SLICE_LOGITS", 1)
+    monkeypatch.setattr(loss_module, "NARROWEST_SLICE", 4)
+    hidden, table, targets = torch.zeros(11, 3), torch.ones(11, 3), torch.arange(11)
+    _, _, right = linear_cross_entropy(hidden, table, targets, torch.ones(11))
+    assert right.tolist() == [True] + 10 * [False]
 
 
 def test_chunks_have_a_useful_size_and_a_bound():
@@ -277,7 +290,7 @@ def test_losses_in_bfloat16_are_close_and_never_infinite():
     hidden = (40 * randn(64, 16, dtype=torch.float32)).detach().bfloat16().requires_grad_()
     table = randn(50, 16, seed=1, dtype=torch.float32)
     targets = torch.arange(64) % 50
-    total, each = linear_cross_entropy(hidden, table, targets, torch.full((64,), 1 / 64))
+    total, each, _ = linear_cross_entropy(hidden, table, targets, torch.full((64,), 1 / 64))
     logits = (hidden.detach() @ table.detach().bfloat16().T).float()
     want = F.cross_entropy(logits, targets, reduction="none")
     assert want.max() > 300
@@ -292,7 +305,7 @@ def test_the_gradient_of_a_confident_prediction_survives_in_bfloat16():
     hidden = torch.tensor([[1.0, 0.0]]).bfloat16().requires_grad_()
     table = torch.zeros(100, 2)
     table[3, 0] = 11.5
-    total, _ = linear_cross_entropy(hidden, table.requires_grad_(), torch.tensor([3]), torch.ones(1))
+    total, *_ = linear_cross_entropy(hidden, table.requires_grad_(), torch.tensor([3]), torch.ones(1))
     total.backward()
     distance = 1 - F.softmax(hidden.detach().float() @ table.detach().T, -1)[0, 3]
     assert 0.0005 < distance < 0.0015
@@ -304,7 +317,7 @@ def test_gradients_of_a_mean_over_many_tokens_survive_in_float16():
     hidden = randn(50, 8, dtype=torch.float32).detach().half().requires_grad_()
     table = randn(11, 8, seed=1, dtype=torch.float32)
     targets, weights = torch.arange(50) % 11, torch.full((50,), 1e-7)
-    total, _ = linear_cross_entropy(hidden, table, targets, weights)
+    total, *_ = linear_cross_entropy(hidden, table, targets, weights)
     got = torch.autograd.grad(total * 2.0**20, (hidden, table))
     wide = hidden.detach().float().requires_grad_()
     want = (F.cross_entropy(wide @ table.T, targets, reduction="none") * weights).sum()

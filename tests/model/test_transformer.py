@@ -229,9 +229,11 @@ def test_router_biases_move_towards_balance():
     model = StoryTransformer(config())
     load = torch.zeros(3, 4)
     load[:, 0] = 100
-    model.update_router_biases(load, 0.5)
-    for layer in model.layers:
-        assert layer.experts.router.bias.tolist() == [-0.5, 0.5, 0.5, 0.5]
+    directions = model.router_bias_directions(load)
+    for (bias, direction), layer in zip(directions, model.layers, strict=False):
+        assert bias is layer.experts.router.bias
+        assert direction.tolist() == [-1, 1, 1, 1]
+    assert len(directions) == 3
 
 
 def test_bfloat16_stays_near_float32():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -91,3 +92,54 @@ def test_every_configurable_schedule_is_known():
     config = TrainingConfig()
     for kind in KINDS:
         assert Schedule.from_config(config.replace(learning_rate_schedule=kind)).factor(config.max_iters // 2, 0.0) > 0
+
+
+STEPS = 40
+
+
+def torch_rates(make):
+    """Learning rates of the steps that torch's own scheduler gives, as shares of the first one."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = make(optimizer)
+    rates = []
+    for _ in range(STEPS + 1):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return rates
+
+
+@pytest.mark.parametrize(
+    ("kind", "twin"),
+    [
+        ("cosine", lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, STEPS, eta_min=0.1)),
+        ("linear", lambda o: torch.optim.lr_scheduler.LinearLR(o, 1.0, 0.1, STEPS)),
+        ("constant", lambda o: torch.optim.lr_scheduler.ConstantLR(o, 1.0)),
+    ],
+)
+def test_decays_equal_those_of_torch(kind, twin):
+    schedule = Schedule(kind=kind, max_iters=STEPS, warmup_iters=0, floor=0.1)
+    assert [schedule.factor(step, 0.0) for step in range(STEPS + 1)] == pytest.approx(torch_rates(twin), rel=1e-9)
+
+
+def test_cosine_is_equation_5_of_sgdr():
+    """eta_min + (eta_max - eta_min) (1 + cos(pi T_cur / T_i)) / 2, arXiv 1608.03983."""
+    schedule = Schedule(kind="cosine", max_iters=STEPS, warmup_iters=0, floor=0.25)
+    expected = [0.25 + 0.5 * (1 - 0.25) * (1 + math.cos(math.pi * step / STEPS)) for step in range(STEPS + 1)]
+    assert [schedule.factor(step, 0.0) for step in range(STEPS + 1)] == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(("warmup", "fraction", "floor"), [(0, 0.5, 0.0), (4, 0.25, 0.1), (7, 0.6, 0.0)])
+def test_warmdown_is_warmup_stable_decay(warmup, fraction, floor):
+    """Section 4 of arXiv 2404.06395 with a linear decay: up, flat up to the decay, then down to the end. Its warm-up
+    counts from 1 here, so that the first step is not lost, and reaches the peak one step after its last."""
+    schedule = Schedule(kind="warmdown", max_iters=STEPS, warmup_iters=warmup, warmdown_fraction=fraction, floor=floor)
+    decay_begins = STEPS * (1 - fraction)
+    for step in range(STEPS + 1):
+        if step < warmup:
+            expected = (step + 1) / (warmup + 1)
+        elif step < decay_begins:
+            expected = 1.0
+        else:
+            expected = 1.0 - (1.0 - floor) * (step - decay_begins) / (STEPS - decay_begins)
+        assert schedule.factor(step, 0.0) == pytest.approx(expected, rel=1e-9, abs=1e-12), step

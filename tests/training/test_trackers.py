@@ -2,18 +2,49 @@
 
 from __future__ import annotations
 
+import dataclasses
+import typing
+
 import pytest
 
 from gpt_oss_stories.config import TrainingConfig
 from gpt_oss_stories.training import trackers
 from gpt_oss_stories.training.metrics import StepRecord
 from gpt_oss_stories.training.trackers import Tracker, TrackerError, Trackers, require_packages
+from support.wandb_file import read_offline_run
 
 
-def open_trackers(tmp_path, said, **config):
+def open_trackers(tmp_path, said, *, resumed_step=0, identifiers=None, **config):
     return Trackers.open(
-        TrainingConfig(**config), {"seed": 1}, tmp_path, resumed_step=0, identifiers={}, say=said.append
+        TrainingConfig(**config),
+        {"training": {"seed": 1337, "learning_rate": 0.25}},
+        tmp_path,
+        resumed_step=resumed_step,
+        identifiers=identifiers or {},
+        say=said.append,
     )
+
+
+def complete_record(step):
+    """A record in which everything is known, each field with another value."""
+    hints = typing.get_type_hints(StepRecord)
+    values = {}
+    for number, field in enumerate(dataclasses.fields(StepRecord), 1):
+        if field.name == "expert_load":
+            values[field.name] = ((0.25, 0.75), (0.5, 0.5))
+        elif str(hints[field.name]).startswith("tuple"):
+            values[field.name] = (number + 0.25, number + 0.5)
+        elif field.name not in ("schema", "step", "interim"):
+            values[field.name] = number
+    return StepRecord(step=step, **values)
+
+
+def a_picture(tmp_path):
+    from PIL import Image
+
+    path = tmp_path / "curves.png"
+    Image.new("RGB", (30, 20), (200, 10, 10)).save(path)
+    return path
 
 
 class Faulty(Tracker):
@@ -103,36 +134,110 @@ def test_a_tracker_that_cannot_start_is_a_line(tmp_path, monkeypatch):
     assert "disk on fire" in said[0]
 
 
-def test_tensorboard_events_are_read_back(tmp_path):
+CALLS = ("log", "text", "picture", "identifier", "close")
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_tracker_that_fails_at_any_call_is_switched_off(tmp_path, monkeypatch, call):
+    class Failing(Recording):
+        name = "failing"
+
+        def __getattribute__(self, name):
+            if name == call:
+                raise RuntimeError("gone")
+            return super().__getattribute__(name)
+
+    said, good = [], Recording()
+    both = Trackers([Failing(), good], said.append)
+    record = StepRecord(step=1, tokens_seen=1)
+    both.log(record)
+    both.text(1, "story")
+    both.picture(1, tmp_path)
+    both.identifiers()
+    both.close()
+    assert good.records == [record, None]
+    assert said == ["failing failed and is switched off, training goes on: RuntimeError: gone"]
+
+
+def test_tensorboard_holds_every_metric_the_settings_samples_and_pictures(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     opened = open_trackers(tmp_path, [], use_tensorboard=True)
     for step in (1, 2):
-        opened.log(StepRecord(step=step, tokens_seen=step, loss_nats=1.0 / step, validation_loss_nats=0.5))
-    opened.text(2, "Once upon a time")
+        opened.log(complete_record(step))
+    opened.text(2, "Once upon a time\n\nthere was a fox")
+    opened.picture(2, a_picture(tmp_path))
     opened.close()
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
-    assert [(e.step, e.value) for e in events.Scalars("loss_nats")] == [(1, 1.0), (2, 0.5)]
-    assert "validation_loss_nats" in events.Tags()["scalars"]
+    known = complete_record(1).known()
+    assert len(known) > 40
+    for name, value in known.items():
+        assert [(event.step, event.value) for event in events.Scalars(name)] == [(1, value), (2, value)], name
+    texts = {
+        name: b"".join(tensor.tensor_proto.string_val).decode()
+        for name in ("settings/text_summary", "sample/text_summary")
+        for tensor in events.Tensors(name)
+    }
+    assert '"learning_rate": 0.25' in texts["settings/text_summary"]
+    assert "there was a fox" in texts["sample/text_summary"]
+    (image,) = events.Images("training_curves")
+    assert (image.step, image.width, image.height) == (2, 30, 20)
 
 
-def test_wandb_without_a_key_records_offline(tmp_path, monkeypatch):
+def test_a_resumed_run_hides_the_events_that_it_writes_again(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for resumed_step, value, steps in ((0, 1.0, (1, 2, 3)), (2, 5.0, (3, 4))):
+        opened = open_trackers(tmp_path, [], resumed_step=resumed_step, use_tensorboard=True)
+        for step in steps:
+            opened.log(StepRecord(step=step, tokens_seen=1, loss_nats=value))
+        opened.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss_nats")] == [(1, 1), (2, 1), (3, 5), (4, 5)]
+
+
+@pytest.fixture
+def no_key(tmp_path, monkeypatch):
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(trackers, "_has_wandb_key", lambda: False)
+
+
+def test_wandb_without_a_key_records_everything_offline_and_a_resumed_run_keeps_its_id(tmp_path, no_key):
     said = []
     opened = open_trackers(tmp_path, said, use_wandb=True)
-    opened.log(StepRecord(step=1, tokens_seen=1, loss_nats=1.0))
+    opened.log(complete_record(1))
+    opened.text(1, "Once upon a <time>")
+    opened.picture(1, a_picture(tmp_path))
     identifiers = opened.identifiers()
     opened.close()
-    assert list(tmp_path.glob("wandb/offline-run-*/run-*.wandb")), said
-    assert identifiers["Weights & Biases"]
     assert len(said) == 1
     assert "offline" in said[0]
     assert "wandb sync" in said[0]
+    (path,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    run = read_offline_run(path)
+    assert identifiers == {"Weights & Biases": run.run_id}
+    assert run.config["training"] == {"seed": 1337, "learning_rate": 0.25}
+    (row,) = run.history
+    assert row["_step"] == 1
+    for name, value in complete_record(1).known().items():
+        assert row[name] == value, name
+    media = {kind: path.parent / "files" / row[f"{kind}.path"] for kind in ("sample", "training_curves")}
+    assert "Once upon a &lt;time&gt;" in media["sample"].read_text()
+    assert media["training_curves"].read_bytes() == (tmp_path / "curves.png").read_bytes()
+
+    again = open_trackers(tmp_path, said, resumed_step=1, identifiers=identifiers, use_wandb=True)
+    again.log(StepRecord(step=2, tokens_seen=2, loss_nats=7.0))
+    assert again.identifiers() == identifiers
+    again.close()
+    (second,) = set(tmp_path.glob("wandb/offline-run-*/run-*.wandb")) - {path}
+    run = read_offline_run(second)
+    assert run.run_id == identifiers["Weights & Biases"]
+    assert [(row["_step"], row["loss_nats"]) for row in run.history] == [(2, 7.0)]
 
 
 def test_a_key_is_looked_for_in_the_environment_and_in_netrc(tmp_path, monkeypatch):

@@ -97,6 +97,12 @@ class Batch:
             self.trained.to(device, non_blocking=non_blocking),
         )
 
+    @classmethod
+    def without_targets(cls, rows: int, length: int) -> Batch:
+        """Rows that a model can go through, but of which nothing is to be predicted."""
+        tokens = torch.zeros((rows, length), dtype=torch.int64)
+        return cls(tokens, torch.zeros_like(tokens), torch.zeros_like(tokens, dtype=torch.bool))
+
     def split(self, rows: int) -> Iterator[Batch]:
         """The batch in parts of at most `rows` rows."""
         for begin in range(0, len(self.tokens), rows):
@@ -436,7 +442,11 @@ def plan_rows(
 
 
 def build_batch(shard: TokenShard, rows: list[tuple[RowPlan, int]], batch_size: int, length: int) -> Batch:
-    """Gather rows, each a plan and a row number in it, into a batch of `batch_size` rows; missing rows are padding."""
+    """Gather rows, each a plan and a row number in it, into a batch of `batch_size` rows; missing rows are padding.
+
+    Raises:
+        ShardError: the shard holds an id that is not in its vocabulary.
+    """
     tokens = np.zeros((batch_size, length), dtype=np.int64)
     documents = np.full((batch_size, length), PADDING, dtype=np.int64)
     trained = np.zeros((batch_size, length), dtype=np.bool_)
@@ -453,6 +463,7 @@ def build_batch(shard: TokenShard, rows: list[tuple[RowPlan, int]], batch_size: 
             known = plan.pieces.overlap if continued else 0
             trained[index, column + known : column + size] = shard.trained(start + known, start + size)
             column += size
+    shard.check_tokens(tokens)  # an id beyond a table would end a GPU's process without a word that helps
     return Batch(torch.from_numpy(tokens), torch.from_numpy(documents), torch.from_numpy(trained))
 
 
@@ -556,6 +567,14 @@ class BatchStream:
         rows = [self._row(number) for number in range(first, first + self.batch_size)]
         return build_batch(self.shard, rows, self.batch_size, self.length)
 
+    def stories(self, index: int) -> list[list[int]]:
+        """The stories, by number in the shard, that stand in each row of batch `index`: in the rows of all processes,
+        those of rank 0 first."""
+        first, count = index * self.world_size * self.batch_size, self.world_size * self.batch_size
+        rows = [self._row(number) for number in range(first, first + count)]
+        starts = [plan.pieces.starts[plan.first_piece[row] : plan.first_piece[row + 1]] for plan, row in rows]
+        return [(np.searchsorted(self.shard.offsets, part, side="right") - 1).tolist() for part in starts]
+
     def epoch(self, index: int) -> int:
         """The epoch, counted from 0, in which batch `index` begins on this process."""
         return self._locate((index * self.world_size + self.rank) * self.batch_size)[0]
@@ -606,6 +625,7 @@ class BatchStream:
 
     def _plan(self, epoch: int) -> RowPlan:
         if epoch not in self._plans:
+            self.shard.check_offsets()
             plan = plan_rows(
                 self.shard.offsets, self.length, seed=self.seed, epoch=epoch, overlap=self.overlap, rule=self._rule
             )
@@ -652,6 +672,7 @@ def validation_batches(
         overlap: as for `BatchStream`.
     """
     most_rows = None if limit is None else limit * batch_size
+    shard.check_offsets()
     plan = plan_rows(shard.offsets, length, seed=0, epoch=0, overlap=overlap, most_rows=most_rows)
     batches = -(-plan.rows // batch_size)
     for index in range(rank, batches if limit is None else min(limit, batches), world_size):

@@ -64,7 +64,7 @@ from .sources import DataError, Source, plan_pieces
 PREPARATION_VERSION = 2
 """To be raised when the same stories and settings would give other shards; older ones are then prepared again."""
 
-__all__ = ["PreparationSubmittedError", "PreparedData", "Progress", "load_prepared", "prepare"]
+__all__ = ["PreparationSubmittedError", "PreparedData", "Progress", "load_prepared", "prepare", "prepared_folder"]
 
 QUALITY_FIELDS = (
     "repair_text", "language", "min_story_words", "max_story_characters", "require_ending", "drop_repetitive",
@@ -133,9 +133,7 @@ def prepare(config: DataConfig, progress: Progress | None = None, *, workers: in
             'prepare() was called while a script is imported; call it under `if __name__ == "__main__":`'
         )
     tell = progress or (lambda stage, done, total: None)
-    settings = _settings(config, tell)
-    fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    directory = Path(config.data_dir) / f"{_name(config)}-{fingerprint[:12]}"
+    settings, fingerprint, directory = _identified(config, tell)
     again = config.process_data or config.force_reprocess
     if directory.is_dir() and not again:
         return load_prepared(directory, reused=True)
@@ -158,6 +156,24 @@ def prepare(config: DataConfig, progress: Progress | None = None, *, workers: in
                 f"choose another folder (--data-dir); what is done so far is kept in {work}, and gone on with"
             ) from error
     return load_prepared(directory)
+
+
+def prepared_folder(config: DataConfig, progress: Progress | None = None) -> Path:
+    """Where the shards of the stories that a configuration names stand, or will when they are prepared.
+
+    To find that out, files are read whole and hashed, and the Hub is asked about its data sets.
+
+    Raises:
+        DataError: there are no stories, or they cannot be read.
+    """
+    return _identified(config, progress or (lambda stage, done, total: None))[2]
+
+
+def _identified(config: DataConfig, tell: Progress) -> tuple[dict[str, Any], str, Path]:
+    """All that decides about the result, its hash, and the folder that it names."""
+    settings = _settings(config, tell)
+    fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    return settings, fingerprint, Path(config.data_dir) / f"{_name(config)}-{fingerprint[:12]}"
 
 
 def _prepare_in(

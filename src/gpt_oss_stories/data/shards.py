@@ -213,8 +213,7 @@ class TokenShard:
         self.offsets: NDArray[np.int64] = content[_HEADER_BYTES:tokens_at].view("<i8")
         self.tokens: TokenArray = content[tokens_at : tokens_at + counts.tokens * dtype.itemsize].view(dtype)
         self._trained_bits: NDArray[np.uint8] = content[len(content) - -(-counts.tokens // 8) :]
-        if self.offsets[0] != 0 or self.offsets[-1] != counts.tokens or not self._offsets_rise():
-            raise self._damaged("the story offsets do not rise from 0 to the number of tokens")
+        self.check_offsets()
 
     def _read_header(self, file: BinaryIO, size: int) -> None:
         raw = file.read(_HEADER_BYTES)
@@ -257,6 +256,25 @@ class TokenShard:
             trained_bytes=trained_bytes,
         )
 
+    def check_offsets(self) -> None:
+        """See again that the offsets rise from 0 to the number of tokens: a disk may change them while they are mapped.
+
+        Raises:
+            ShardError: they do not.
+        """
+        if self.offsets[0] != 0 or self.offsets[-1] != self.counts.tokens or not self._offsets_rise():
+            raise self._damaged("the story offsets do not rise from 0 to the number of tokens")
+
+    def check_tokens(self, tokens: TokenArray | NDArray[np.int64]) -> None:
+        """See that ids that were read from the shard are ids of its vocabulary.
+
+        Raises:
+            ShardError: one is not.
+        """
+        highest = int(tokens.max(initial=0))
+        if highest >= self.vocabulary_size:
+            raise self._damaged(f"it holds the id {highest:,}, but the vocabulary has {self.vocabulary_size:,} ids")
+
     def _offsets_rise(self) -> bool:
         """Whether each story has a token or more; looked at in pieces, so that memory does not grow with the shard."""
         pieces = (self.offsets[start : start + _COPY_BYTES // 8 + 1] for start in range(0, len(self), _COPY_BYTES // 8))
@@ -295,9 +313,7 @@ class TokenShard:
         if sha256 is not None and sha256_of_file(self.path) != sha256:
             raise self._damaged(f"its sha256 does not begin with {sha256[:12]}, as its manifest says")
         for start in range(0, self.counts.tokens, _COPY_BYTES):
-            highest = int(self.tokens[start : start + _COPY_BYTES].max())
-            if highest >= self.vocabulary_size:
-                raise self._damaged(f"it holds the id {highest:,}, but the vocabulary has {self.vocabulary_size:,} ids")
+            self.check_tokens(self.tokens[start : start + _COPY_BYTES])
 
 
 def _manifest_checksum(manifest: Mapping[str, Any]) -> str:

@@ -54,17 +54,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, hidden_ND: Tensor, unembedding_VD: Tensor, targets_N: Tensor, weights_N: Tensor
     ) -> tuple[Tensor, Tensor]:
-        grad_hidden_ND = grad_unembedding_VD = scale = None
-        if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
-            # Weights of at most one until the backward pass: in 16 bits a mean over many tokens would underflow.
-            wide = wide_dtype(hidden_ND.dtype)
-            scale = weights_N.max().clamp(min=torch.finfo(wide).tiny).to(wide)
-            weight_N1 = weights_N[:, None].to(wide) / scale
-            nll_N, grad_hidden_ND, grad_unembedding_VD = _with_gradients(
-                hidden_ND, unembedding_VD, targets_N, weight_N1
-            )
-        else:
-            nll_N = _without_gradients(hidden_ND, unembedding_VD, targets_N)
+        # Weights of at most one until the backward pass: in 16 bits a mean over many tokens would underflow.
+        wide = wide_dtype(hidden_ND.dtype)
+        scale = weights_N.max().clamp(min=torch.finfo(wide).tiny).to(wide)
+        weight_N1 = weights_N[:, None].to(wide) / scale
+        nll_N, grad_hidden_ND, grad_unembedding_VD = _with_gradients(hidden_ND, unembedding_VD, targets_N, weight_N1)
         ctx.save_for_backward(grad_hidden_ND, grad_unembedding_VD, scale)
         ctx.dtype, ctx.spent = hidden_ND.dtype, False
         ctx.mark_non_differentiable(nll_N)
@@ -121,8 +115,11 @@ def _with_gradients(
     return nll_N, grad_hidden_ND, grad_unembedding_VD
 
 
-def _without_gradients(hidden_ND: Tensor, unembedding_VD: Tensor, targets_N: Tensor) -> Tensor:
-    """Negative log-likelihoods (N,), by slices of the vocabulary."""
+def _without_gradients(hidden_ND: Tensor, unembedding_VD: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Negative log-likelihoods (N,), and which targets have the highest logit (N,) bool, by slices of the vocabulary.
+
+    Of equal logits that of the lowest token counts as the highest, as in `argmax`.
+    """
     tokens, vocabulary = len(hidden_ND), len(unembedding_VD)
     wide = wide_dtype(hidden_ND.dtype)
     width = min(vocabulary, max(NARROWEST_SLICE, SLICE_LOGITS // max(tokens, 1)))
@@ -130,6 +127,7 @@ def _without_gradients(hidden_ND: Tensor, unembedding_VD: Tensor, targets_N: Ten
     highest_N1 = torch.full((tokens, 1), float("-inf"), dtype=wide, device=hidden_ND.device)
     total_N1 = torch.zeros_like(highest_N1)
     target_logit_N1 = torch.zeros_like(highest_N1)
+    likeliest_N1 = torch.zeros_like(targets_N)[:, None]
     for begin in range(0, vocabulary, width):
         rows_SD = unembedding_VD[begin : begin + width].to(hidden_ND.dtype)
         logits_NS = buffer[: tokens * len(rows_SD)].view(tokens, -1)
@@ -137,16 +135,18 @@ def _without_gradients(hidden_ND: Tensor, unembedding_VD: Tensor, targets_N: Ten
         local_N1 = targets_N[:, None] - begin
         inside_N1 = (local_N1 >= 0) & (local_N1 < len(rows_SD))
         target_logit_N1 += torch.where(inside_N1, logits_NS.gather(1, local_N1.clamp(0, len(rows_SD) - 1)), 0.0)
-        higher_N1 = torch.maximum(highest_N1, logits_NS.amax(-1, keepdim=True))
+        highest_here_N1, place_N1 = logits_NS.max(-1, keepdim=True)
+        likeliest_N1 = torch.where(highest_here_N1 > highest_N1, place_N1 + begin, likeliest_N1)
+        higher_N1 = torch.maximum(highest_N1, highest_here_N1)
         total_N1 *= (highest_N1 - higher_N1).exp_()
         total_N1 += logits_NS.sub_(higher_N1).exp_().sum(-1, keepdim=True)
         highest_N1 = higher_N1
-    return (highest_N1 + total_N1.log() - target_logit_N1)[:, 0]
+    return (highest_N1 + total_N1.log() - target_logit_N1)[:, 0], likeliest_N1[:, 0] == targets_N
 
 
 def linear_cross_entropy(
     hidden: Tensor, unembedding: Tensor, targets: Tensor, weights: Tensor
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """Weighted sum of the negative log-likelihoods of targets under softmax(hidden @ unembedding.T).
 
     Args:
@@ -156,7 +156,12 @@ def linear_cross_entropy(
         weights: (N,), not negative.
 
     Returns:
-        scalar, differentiable once in `hidden` and `unembedding`; and each token's negative log-likelihood in nats,
-        (N,) float32, detached.
+        scalar, differentiable once in `hidden` and `unembedding`; each token's negative log-likelihood in nats,
+        (N,) float32, detached; and, if no gradients are asked for, which targets have the highest logit, (N,) bool.
     """
-    return _LinearCrossEntropy.apply(hidden, unembedding, targets, weights)
+    # Asked here: inside a Function nothing tells whether `no_grad` is in force around it.
+    if torch.is_grad_enabled() and (hidden.requires_grad or unembedding.requires_grad):
+        total, nll = _LinearCrossEntropy.apply(hidden, unembedding, targets, weights)
+        return total, nll, None
+    nll, right = _without_gradients(hidden, unembedding, targets)
+    return (nll * weights).sum(), nll, right

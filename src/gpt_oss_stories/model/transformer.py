@@ -37,6 +37,9 @@ class Losses:
     """Scalar, detached."""
     multi_token: tuple[Tensor, ...]
     """Scalars, detached: the tokens after the next, one for each depth beyond it."""
+    accuracy: tuple[Tensor, ...] | None
+    """Scalars, one for each depth: targets whose logit is the highest, divided like the losses. None with gradients:
+    looking for the highest logit would take some per cent of a training step."""
     balance: Tensor
     """Scalar, detached: mean over the layers, 1.0 for even routing; 0 for a dense model."""
     router_z: Tensor
@@ -266,45 +269,53 @@ class StoryTransformer(nn.Module):
             counts.flatten().float() * (weight / max(divisor, 1))
             for (_, counts), weight, divisor in zip(shifted, loss_weights, divisors, strict=True)
         ]
-        token_loss, nll = linear_cross_entropy(
+        token_loss, nll, right = linear_cross_entropy(
             torch.cat(predictors),
             self.unembedding_weight,
             torch.cat([targets.flatten() for targets, _ in shifted]),
             torch.cat(per_token),
         )
-        means = [
-            (part * counts.flatten()).sum() / max(divisor, 1)
-            for part, (_, counts), divisor in zip(nll.chunk(depths), shifted, divisors, strict=True)
-        ]
+
+        def means(values: Tensor) -> tuple[Tensor, ...]:
+            return tuple(
+                (part * counts.flatten()).sum() / max(divisor, 1)
+                for part, (_, counts), divisor in zip(values.chunk(depths), shifted, divisors, strict=True)
+            )
+
+        token_means = means(nll)
         zero = torch.zeros((), device=tokens.device)
         balance = torch.stack([routing.balance for routing in routings]).mean() if routings else zero
         router_z = torch.stack([routing.router_z for routing in routings]).mean() if routings else zero
         load = [routing.load.float() for routing in routings]
         return Losses(
             total=token_loss + aux_share * (balance_coef * balance + z_coef * router_z),
-            next_token=means[0],
-            multi_token=tuple(means[1:]),
+            next_token=token_means[0],
+            multi_token=token_means[1:],
+            accuracy=None if right is None else means(right),
             balance=balance.detach(),
             router_z=router_z.detach(),
             expert_load=torch.stack(load) if load else torch.zeros(0, self.config.num_experts, device=tokens.device),
             targets=own_counts[0],
         )
 
-    @torch.no_grad()
-    def update_router_biases(self, expert_load: Tensor, rate: float) -> None:
+    def router_bias_directions(self, expert_load: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Balance without a loss: raise the router's bias of experts with less than the mean load, lower the others'.
 
         The bias is the model's own, which also weighs the mixture, so that the checkpoint stays plain GPT-OSS.
 
         Args:
             expert_load: (layers with a router, experts), as in `Losses`, summed over the step.
-            rate: size of a bias step (0.001 in arXiv 2408.15664).
+
+        Returns:
+            Each router's bias, (experts,), and 1, 0 or -1 for each of them, to be added times a small rate after each
+            step (0.001 in arXiv 2408.15664).
         """
         routers = [
             module.router for module in self.modules() if isinstance(module, Experts) and module.router is not None
         ]
-        for router, load in zip(routers, expert_load, strict=True):
-            router.bias.add_(torch.sign(load.mean() - load), alpha=rate)
+        return [
+            (router.bias, torch.sign(load.mean() - load)) for router, load in zip(routers, expert_load, strict=True)
+        ]
 
     def new_cache(
         self, batch_size: int, max_length: int, dtype: torch.dtype | None = None, *, lookahead: int = 1

@@ -30,6 +30,9 @@ from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
+from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
+from torch.distributed.checkpoint.storage import WriteResult
+from torch.futures import Future
 
 from ..errors import StoryError
 from ..files import FileWriteError, sha256_of_file, write_text_atomically
@@ -58,9 +61,20 @@ class RunState:
     tokens_seen: int
     training_seconds: float
     skipped_steps: int = 0
+    """Steps whose loss or gradient was not finite and that changed nothing."""
+    averaged_steps: int = 0
+    """Steps that the average of the weights has seen; 0 if there is none."""
+    most_rows: int | None = None
+    """Rows in one pass, at the most, since memory ran out with more."""
+    must_recompute: bool = False
+    """Blocks are computed again in the backward pass, since memory ran out otherwise."""
     best_validation_loss: float | None = None
     evaluated_step: int | None = None
     """The last step that was evaluated."""
+    sums: dict[str, Any] | None = None
+    """Sums of the losses since the last record, see `sums.StepSums`."""
+    evaluations_since_best: int = 0
+    """Evaluations since the one with the best loss."""
     identity: dict[str, Any] = field(default_factory=dict)
     """What must be equal for another run to go on from here."""
     training_config: dict[str, Any] = field(default_factory=dict)
@@ -88,6 +102,14 @@ def list_states(directory: Path) -> list[Path]:
 class _Writer(FileSystemWriter):
     def storage_meta(self) -> StorageMeta | None:
         return StorageMeta()  # the default would store this machine's folder names
+
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
+        try:
+            return super().write_data(plan, planner)
+        except RuntimeError as error:
+            if (refused := _system_error(error)) is not None:
+                raise refused from None  # what is told to the other processes has no context
+            raise
 
 
 def save_state(
@@ -123,7 +145,12 @@ def save_state(
         processes.wait()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns that one process saves without a process group
-            state_dict_saver.save(dict(tensors), storage_writer=_Writer(temporary), no_dist=processes.world_size == 1)
+            state_dict_saver.save(
+                dict(tensors),
+                storage_writer=_Writer(temporary),
+                process_group=processes.group,
+                no_dist=processes.world_size == 1,
+            )
         if processes.is_main:
             write_text_atomically(temporary / STATE_FILE, _to_json(state, temporary))
             _sync_directory(temporary)
@@ -135,9 +162,11 @@ def save_state(
         problem = _reason(error)
     if problem is not None and processes.is_main:
         shutil.rmtree(temporary, ignore_errors=True)
-    if processes.largest([float(problem is not None)])[0]:
+    source = int(processes.largest([float(problem is not None) * (processes.rank + 1)])[0]) - 1
+    if source >= 0:
+        problem = processes.share(problem, source=source)
         raise FileWriteError(
-            f"cannot save the training state {target}: {problem or 'another process failed'}; "
+            f"cannot save the training state {target}: {problem}; "
             "earlier states are unchanged. Free some space, or choose another --checkpoint-dir."
         )
     if processes.is_main:
@@ -151,12 +180,18 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, CheckpointException):
         for wrapped in error.failures.values():
             return _reason(wrapped[0])
+    refused = _system_error(error)
+    return str(error).splitlines()[0] if refused is None else str(refused.strerror)
+
+
+def _system_error(error: BaseException) -> OSError | None:
+    """The system's reason: torch's writer reports only that a write failed, and has the reason as context."""
     cause: BaseException | None = error
-    while cause is not None:  # torch's writer reports only that a write failed; the system's reason is in its context
+    while cause is not None:
         if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
+            return cause
         cause = cause.__cause__ or cause.__context__
-    return str(error).splitlines()[0]
+    return None
 
 
 def _sync_directory(directory: Path) -> None:
@@ -233,9 +268,12 @@ def read_state(path: Path) -> RunState:
         raise CheckpointError(f"{path} is damaged: it has no {INDEX_FILE}")
     known = {field.name for field in dataclasses.fields(RunState)}
     try:
-        return RunState(**{name: value for name, value in content["state"].items() if name in known})
+        state = RunState(**{name: value for name, value in content["state"].items() if name in known})
     except TypeError as error:
         raise CheckpointError(f"{path / STATE_FILE} lacks a field: {error}") from None
+    if _STATE_NAME.fullmatch(path.name) and path.name != state_path(path.parent, state.step).name:
+        raise CheckpointError(f"{path} holds the state after step {state.step:,}: it was put there from another folder")
+    return state
 
 
 _INDEX_CLASSES = {

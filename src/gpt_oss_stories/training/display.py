@@ -114,7 +114,7 @@ class TrainingDisplay:
         self._share = 0.0
         self._remaining: float | None = None
         self._activity = ""
-        self._last_plain = -PLAIN_SECONDS
+        self._last_plain: float | None = None
 
     def __enter__(self) -> Self:
         if self._console is not None and self._console.is_terminal:
@@ -133,7 +133,7 @@ class TrainingDisplay:
     def line(self, text: str, style: str = "") -> None:
         """Print a line that stays, above the live display."""
         if self._console is not None:
-            self._console.print(Text(text, style=style))
+            self._console.print(Text(text, style=style), soft_wrap=self._live is None)
 
     def activity(self, text: str) -> None:
         """Say what is done besides training (saving, evaluating); empty for nothing."""
@@ -156,9 +156,16 @@ class TrainingDisplay:
             self._validation = record.validation_loss_nats
         if self._live is not None:
             self._live.update(self._render())
-        elif self._console is not None and time.monotonic() - self._last_plain >= PLAIN_SECONDS:
-            self._last_plain = time.monotonic()
+        elif self._console is not None and self._is_time_for_a_line():
             self._console.print(Text("  ".join(f"{name} {value}" for name, value in self._facts())), soft_wrap=True)
+
+    def _is_time_for_a_line(self) -> bool:
+        now = time.monotonic()
+        # A clock that went back would keep lines away until it is where it was.
+        if self._last_plain is not None and 0 <= now - self._last_plain < PLAIN_SECONDS:
+            return False
+        self._last_plain = now
+        return True
 
     def _facts(self) -> list[tuple[str, str]]:
         record = self._record
@@ -167,12 +174,20 @@ class TrainingDisplay:
         facts = [("step", f"{record.step:,}/{self._max_iters:,}")]
         if record.loss_nats is not None:
             facts.append(("loss", f"{record.loss_nats:.3f}"))
+        if record.bits_per_byte is not None:
+            facts.append(("bits/byte", f"{record.bits_per_byte:.3f}"))
         if self._validation is not None:
             facts.append(("validation", f"{self._validation:.3f}"))
         if record.learning_rate is not None:
             facts.append(("lr", f"{record.learning_rate:.2e}"))
+        if record.grad_norm is not None:
+            facts.append(("gradient", f"{record.grad_norm:.2f}"))
         if record.tokens_per_second is not None:
             facts.append(("tokens/s", f"{record.tokens_per_second:,.0f}"))
+        if record.model_flops_utilization is not None:
+            facts.append(("of the peak", f"{record.model_flops_utilization:.0%}"))
+        if record.skipped_steps:
+            facts.append(("skipped", f"{record.skipped_steps:,}"))
         if self._remaining is not None:
             facts.append(("left", duration(self._remaining)))
         return facts

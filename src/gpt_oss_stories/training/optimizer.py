@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import TrainingConfig
+from .slices import local, own_part, whole_matrices
 
 ROLE_PATTERNS: Mapping[str, tuple[str, ...]] = {
     "embedding": ("embedding.weight",),
@@ -114,32 +115,36 @@ class Muon:
         names = [name for name, parameter in self.parameters.items() if parameter.grad is not None]
         if not names:
             return
-        gradients = [_gradient(self.parameters[name]) for name in names]
-        buffers = [self.buffers[name] for name in names]
+        parameters = [local(self.parameters[name]) for name in names]
+        gradients = [local(_gradient(self.parameters[name])) for name in names]
+        buffers = [local(self.buffers[name]) for name in names]
         torch._foreach_lerp_(buffers, gradients, 1.0 - self.momentum)
         updates = torch._foreach_lerp(gradients, buffers, self.momentum)  # Nesterov: one step ahead along the momentum
         if self.weight_decay:
-            torch._foreach_mul_([self.parameters[name] for name in names], 1.0 - learning_rate * self.weight_decay)
+            torch._foreach_mul_(parameters, 1.0 - learning_rate * self.weight_decay)
         by_shape: dict[tuple[int, int], list[int]] = {}
         for index, name in enumerate(names):
             rows, cols = self.parameters[name].shape[-2:]
             by_shape.setdefault((rows, cols), []).append(index)
         for indices in by_shape.values():
-            for chunk in _chunks(indices, [updates[index].numel() for index in range(len(updates))]):
+            for chunk in _chunks(indices, [self.parameters[name].numel() for name in names]):
                 self._apply(
                     [self.parameters[names[index]] for index in chunk], [updates[i] for i in chunk], learning_rate
                 )
 
     def _apply(self, parameters: Sequence[nn.Parameter], updates: Sequence[Tensor], learning_rate: float) -> None:
-        rows, cols = updates[0].shape[-2:]
-        stack = torch.cat([update.reshape(-1, rows, cols) for update in updates]).to(self.dtype)
+        rows, cols = parameters[0].shape[-2:]
+        # Of parameters that processes share in slices, the whole matrices; experts that are dealt out whole stay apart.
+        matrices = [whole_matrices(update, parameter) for update, parameter in zip(updates, parameters, strict=True)]
+        stack = torch.cat([matrix.reshape(-1, rows, cols) for matrix in matrices]).to(self.dtype)
         directions = orthogonalize(stack).to(parameters[0].dtype)
         start = 0
-        for parameter in parameters:
-            count = parameter.numel() // (rows * cols)
+        for parameter, matrix in zip(parameters, matrices, strict=True):
+            count = matrix.numel() // (rows * cols)
             outputs, inputs = (cols, rows) if parameter.dim() == 3 else (rows, cols)
             step = learning_rate * math.sqrt(max(1.0, outputs / inputs))
-            parameter.add_(directions[start : start + count].view_as(parameter), alpha=-step)
+            direction = directions[start : start + count].view_as(matrix)
+            local(parameter).add_(own_part(direction, parameter), alpha=-step)
             start += count
 
 
@@ -185,7 +190,8 @@ class StoryOptimizer:
         self.learning_rate, self.matrix_learning_rate = config.learning_rate, config.matrix_learning_rate
         parameters = dict(model.named_parameters())
         self.roles = parameter_roles(model)
-        by_muon = {name for name, role in self.roles.items() if self.kind == "muon" and role in MUON_ROLES}
+        # In the model's order, which is the same in every process.
+        by_muon = [name for name, role in self.roles.items() if self.kind == "muon" and role in MUON_ROLES]
         self.muon = Muon(
             {name: parameters[name] for name in by_muon},
             momentum=0.95,

@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..config import ModelConfig, TrainingConfig
+from ..data.batches import ORDER
+from ..data.pipeline import PreparedData
+from ..model.transplant import WeightSource
 from . import checkpoint
 from .checkpoint import CheckpointError
 from .display import Speaker
@@ -38,6 +42,31 @@ class StartingPoint:
         """
         if (moved := checkpoint.move_aside(directory, self.aside)) is not None:
             say(f"{self.what} moved to {moved}{self.why}", "yellow")
+
+
+def run_identity(
+    model: ModelConfig, training: TrainingConfig, data: PreparedData, initial: WeightSource | None
+) -> dict[str, Any]:
+    """What must be equal for a state to be of this run: whatever else is changed, it goes on with the same model and
+    stories in the same order.
+
+    Args:
+        model: with the vocabulary size of the data.
+        training, data: the run.
+        initial: the model whose weights it started from.
+    """
+    identity: dict[str, Any] = {
+        "model": model.to_dict(),
+        "vocabulary": data.vocabulary.fingerprint,
+        "data": data.fingerprint,
+        "seed": training.seed,
+        "optimizer": training.optimizer,
+        "row length": training.train_length or model.block_size,
+        "order of batches": ORDER,
+    }
+    if initial is not None:
+        identity["started from"] = str(initial.path.resolve())
+    return identity
 
 
 def starting_point(

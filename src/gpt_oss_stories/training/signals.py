@@ -1,4 +1,8 @@
-"""Ending a run by a signal without losing what it has learnt."""
+"""Ending a run by a signal without losing what it has learnt.
+
+SIGINT is Ctrl-C, SIGTERM what `kill` and batch systems send, and SIGUSR1 what Slurm can be asked to send some time
+before a job's limit (`--signal=USR1@120`).
+"""
 
 from __future__ import annotations
 
@@ -9,9 +13,12 @@ from typing import Any
 
 from .display import Speaker
 
+HANDLED = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+"""SIGUSR1 does not exist on Windows."""
+
 
 class Signals:
-    """Remembers SIGINT and SIGTERM instead of dying of them; a second SIGINT is obeyed at once. A context manager."""
+    """Remembers these signals instead of dying of them; a second SIGINT is obeyed at once. A context manager."""
 
     def __init__(self, say: Speaker) -> None:
         self.received: int | None = None
@@ -21,7 +28,7 @@ class Signals:
 
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in HANDLED:
                 self._before[number] = signal.signal(number, self._handle)
         return self
 

@@ -1,4 +1,4 @@
-"""Sending a run's metrics to Weights & Biases and to TensorBoard.
+"""Sending a run's metrics, settings, sample stories and pictures to Weights & Biases and to TensorBoard.
 
 The record of a run is `metrics.jsonl`; trackers are copies of it. One that fails is switched off with a printed line,
 and training goes on. Their packages are imported only when they are asked for.
@@ -7,6 +7,7 @@ and training goes on. Their packages are imported only when they are asked for.
 from __future__ import annotations
 
 import importlib
+import json
 import netrc
 import os
 import re
@@ -146,10 +147,14 @@ class TensorBoardTracker(Tracker):
     name = "TensorBoard"
     package = ("torch.utils.tensorboard", "tensorboard")
 
-    def __init__(self, directory: Path, resumed_step: int) -> None:
+    def __init__(self, directory: Path, settings: Mapping[str, Any], resumed_step: int) -> None:
         writer = _imported(*self.package).SummaryWriter
         # Events after the step that a run resumes from are hidden by those that are written again.
         self._writer = writer(str(directory / "tensorboard"), purge_step=resumed_step + 1 if resumed_step else None)
+        # Texts are shown as Markdown, in which four spaces begin what is shown as it is.
+        lines = json.dumps(settings, indent=1, default=str).splitlines()
+        self._writer.add_text("settings", "\n".join(f"    {line}" for line in lines), resumed_step)
+        self._writer.flush()
 
     def log(self, record: StepRecord) -> None:
         for name, value in record.known().items():
@@ -157,7 +162,15 @@ class TensorBoardTracker(Tracker):
         self._writer.flush()
 
     def text(self, step: int, text: str) -> None:
-        self._writer.add_text("sample", text, step)
+        self._writer.add_text("sample", "\n".join(f"    {line}" for line in text.splitlines()), step)
+
+    def picture(self, step: int, path: Path) -> None:
+        import numpy as np
+        from PIL import Image
+
+        with Image.open(path) as image:
+            self._writer.add_image("training_curves", np.asarray(image.convert("RGB")), step, dataformats="HWC")
+        self._writer.flush()
 
     def close(self) -> None:
         self._writer.close()
@@ -198,7 +211,7 @@ class Trackers:
             known = identifiers.get(WandbTracker.name)
             makers.append((WandbTracker.name, lambda: WandbTracker(config, settings, directory, known, say)))
         if config.use_tensorboard:
-            makers.append((TensorBoardTracker.name, lambda: TensorBoardTracker(directory, resumed_step)))
+            makers.append((TensorBoardTracker.name, lambda: TensorBoardTracker(directory, settings, resumed_step)))
         trackers = []
         for name, make in makers:
             try:
@@ -228,8 +241,14 @@ class Trackers:
 
     def identifiers(self) -> dict[str, str]:
         """Names of the trackers and what they need to go on with this run."""
-        known = {tracker.name: tracker.identifier() for tracker in self._trackers}
-        return {name: identifier for name, identifier in known.items() if identifier}
+        known: dict[str, str] = {}
+
+        def ask(tracker: Tracker) -> None:
+            if identifier := tracker.identifier():
+                known[tracker.name] = identifier
+
+        self._each(ask)
+        return known
 
     def close(self) -> None:
         self._each(lambda tracker: tracker.close())

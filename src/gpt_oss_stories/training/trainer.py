@@ -13,59 +13,75 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import math
 import os
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from ..config import DataConfig, ModelConfig, TrainingConfig, check_run
-from ..data.batches import ORDER, Batch, BatchStream
+from ..data.batches import Batch, BatchStream
 from ..data.pipeline import PreparedData, prepare
+from ..data.shards import ShardError
 from ..device import choose_device
 from ..errors import StoryError
 from ..files import FileWriteError
 from ..model.model_file import save_model
 from ..model.pointwise import CompileError, compile_kernels
-from ..model.transformer import Losses, StoryTransformer
+from ..model.transformer import StoryTransformer
 from ..model.transplant import WeightSource, start_from
 from ..tokenization import Vocabulary
 from . import checkpoint
+from .average import WeightAverage
 from .checkpoint import RunState
+from .clock import Stopwatch
 from .display import PreparationDisplay, Speaker, TrainingDisplay, duration
 from .distributed import DistributedError, Processes, joined, launched_processes
-from .evaluation import Evaluation, evaluate
+from .endings import ending_together
+from .evaluation import Evaluation, count_target_bytes, evaluate
+from .faults import EVIDENCE_FOLDER, StepOutcome, first_line, gradients, is_out_of_memory, keep_evidence, not_finite
+from .flops import peak_flops, training_flops_per_token
 from .memory import BatchPlan, available_memory, check_disk, plan_batch
-from .metrics import MetricsFile, StepRecord, peak_memory_bytes
+from .metrics import LOAD_DIGITS, MetricsFile, StepRecord, gpu_memory, process_memory
 from .optimizer import StoryOptimizer
+from .parallel import share_model
 from .plots import plot_training_curves
 from .precision import Precision, choose_precision
 from .provenance import program_facts
-from .resume import starting_point
+from .resume import run_identity, starting_point
+from .run_file import RUN_FILE, RunFile, begun
+from .saver import Saver
 from .schedule import Schedule, run_share
 from .signals import Signals
+from .slices import local
+from .sums import StepCounts, StepSums, relative_entropy
+from .timing import TimeSplit
 from .trackers import Trackers, require_packages
 
 MODEL_FILE = "best_model.pt"
 METRICS_FILE = "metrics.jsonl"
 PLOT_FILE = Path("plots") / "training_curves.png"
-RUN_FILES = (MODEL_FILE, METRICS_FILE, PLOT_FILE.parts[0], "tensorboard")
+RUN_FILES = (MODEL_FILE, METRICS_FILE, RUN_FILE, PLOT_FILE.parts[0], "tensorboard", EVIDENCE_FOLDER)
 """What a run leaves in its checkpoint folder beside states."""
 
 PICTURE_SHARE = 50.0
 """Pictures are drawn again after this many times the time that drawing takes."""
 
-SKIPS_IN_A_ROW = 25
-"""So many overflowing steps after another mean that no loss scale will help."""
+SAVING_SHARE = 0.25
+"""States are saved in the background if a copy of one takes no more than this share of the memory that is left."""
+
+FAILED_EVALUATIONS = 3
+"""So many evaluations that fail in a row end a run."""
 
 EvaluationHook = Callable[[StoryTransformer, Vocabulary, int], "str | None"]
 """Called after each evaluation with the model, its vocabulary and the step; a text that it returns is shown."""
@@ -121,26 +137,34 @@ def train(
     Raises:
         StoryError: something given cannot be used, memory or disk do not suffice, or the loss is no longer a number.
     """
+    began = Stopwatch()
     check_run(model_config, training_config)
     if training_config.init_from is not None and initial is None:
         raise TrainingError(f"init_from={training_config.init_from!r}: open the model and give it as `initial`")
     rank, local_rank, world_size = launched_processes()
     if rank == 0:  # the one that opens them
         require_packages(training_config)
-    if world_size > 1 and not training_config.use_ddp:
-        raise DistributedError(f"torchrun started {world_size} processes, but use_ddp is off: add --use-ddp")
+    if world_size > 1 and training_config.sharing == "none":
+        raise DistributedError(
+            f"torchrun started {world_size} processes, but nothing says how they share the model: "
+            "add --use-ddp, or --parallelism fsdp if it does not fit one device"
+        )
     device = choose_device(training_config.device, local_rank=local_rank, processes=world_size)
     if device.type == "cuda":
         torch.cuda.set_device(device)  # before anything is put on it
     if console is None:
         console = Console(stderr=True)
-    with joined(rank, local_rank, world_size, device) as processes:
+    with (
+        joined(rank, local_rank, world_size, device, timeout_seconds=training_config.process_timeout) as processes,
+        ending_together(processes, lambda: "no step was taken now"),
+    ):
         say = Speaker(console if processes.is_main else None)
-        if training_config.use_ddp and world_size == 1:
-            say("--use-ddp without torchrun: training in one process (torchrun --nproc-per-node=N starts N)")
+        if training_config.sharing != "none" and world_size == 1:
+            flag = "--use-ddp" if training_config.use_ddp else f"--parallelism {training_config.parallelism}"
+            say(f"{flag} without torchrun: training in one process (torchrun --nproc-per-node=N starts N)")
         if device.type == "cpu" and world_size > 1:
             torch.set_num_threads(max(1, _cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", world_size))))
-        precision = choose_precision(device, training_config.use_mixed_precision)
+        precision = choose_precision(device, training_config.use_mixed_precision, training_config.precision)
         say(f"device {device}, {processes.world_size} process(es), {precision.describe()}")
         data = _prepare(data_config, processes, say)
         model_config = model_config.replace(vocab_size=data.vocabulary.size)
@@ -157,6 +181,7 @@ def train(
             say,
             on_evaluation,
             initial,
+            began,
         )
         return run.execute()
 
@@ -172,33 +197,8 @@ def _prepare(config: DataConfig, processes: Processes, say: Speaker) -> Prepared
         with PreparationDisplay(say.console) as progress:
             data = prepare(config, progress)
         say(data.summary)
-    processes.wait()
+    processes.wait_for_main("preparing stories")
     return prepare(config.replace(process_data=False)) if data is None else data
-
-
-class _LossModule(nn.Module):
-    """The model with its loss as `forward`, which is where DistributedDataParallel hooks in."""
-
-    def __init__(self, model: StoryTransformer) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, tokens: Tensor, documents: Tensor, trained: Tensor, **options: Any) -> Losses:
-        return self.model.loss(tokens, documents, trained, **options)
-
-
-@dataclass
-class _Since:
-    """Sums over the steps since the last record."""
-
-    steps: int = 0
-    seconds: float = 0.0
-    tokens: int = 0
-    losses: list[float] = dataclasses.field(default_factory=list)
-    """Sums of the next-token loss, the losses of the tokens after it, balance loss and z-loss."""
-    load: Tensor | None = None
-    grad_norm: float | None = None
-    factor: float = 0.0
 
 
 class _Run:
@@ -217,45 +217,26 @@ class _Run:
         say: Speaker,
         on_evaluation: EvaluationHook | None,
         initial: WeightSource | None,
+        began: Stopwatch,
     ) -> None:
+        self.began = began
         self.config, self.data_config, self.data = config, data_config, data
         self.length, self.device, self.precision, self.processes = length, device, precision, processes
         self.say, self.on_evaluation, self.initial = say, on_evaluation, initial
         self.directory = Path(config.checkpoint_dir)
         self.schedule = Schedule.from_config(config)
-        self.identity = {
-            "model": model_config.to_dict(),
-            "vocabulary": data.vocabulary.fingerprint,
-            "data": data.fingerprint,
-            "seed": config.seed,
-            "optimizer": config.optimizer,
-            "row length": length,
-            "order of batches": ORDER,
-        }
-        if initial is not None:
-            self.identity["started from"] = str(initial.path.resolve())
+        self.identity = run_identity(model_config, config, data, initial)
         self.plan = self._plan(model_config)
         torch.manual_seed(config.seed + processes.rank)
-        model = StoryTransformer(model_config, seed=config.seed).to(device)
-        model.compute_dtype = precision.dtype
-        model.recompute_blocks = self.plan.recompute
+        self.model = self._new_model(model_config)
         if config.compile_model:
             self._compile()
-        self.model = model
-        self.loss_module = _LossModule(model)
-        self.parallel: DistributedDataParallel | None = None
-        if processes.world_size > 1:
-            self.parallel = DistributedDataParallel(
-                self.loss_module,
-                device_ids=[device] if device.type == "cuda" else None,
-                forward_sync_buffers=False,
-                gradient_as_bucket_view=True,
-            )
+        self.parallel = share_model(config.sharing, self.model, processes, device)
         half = torch.bfloat16 if precision.dtype == torch.bfloat16 else torch.float32
-        self.optimizer = StoryOptimizer(model, config, matrix_dtype=half)
+        self.optimizer = StoryOptimizer(self.model, config, matrix_dtype=half)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision.scaled)
         # GradScaler wants a torch optimizer; this one only tells it which gradients there are.
-        self.scaled = torch.optim.SGD(model.parameters(), lr=0.0) if precision.scaled else None
+        self.scaled = torch.optim.SGD(self.model.parameters(), lr=0.0) if precision.scaled else None
         self.stream = BatchStream(
             data.train,
             config.batch_size,
@@ -269,16 +250,31 @@ class _Run:
             [len(data.vocabulary.token_bytes(token)) for token in range(data.vocabulary.size)], device=device
         )
         self.state = RunState(step=0, rows_seen=0, tokens_seen=0, training_seconds=0.0)
+        self.saver: Saver
         self.state_path: Path | None = None
         self.first_batch = 0
         self.first_step = 0
         self.skipped_in_a_row = 0
+        self.failed_evaluations = 0
+        self.average = None if config.ema_decay is None else WeightAverage(self.model, config.ema_decay)
         self.evaluation: Evaluation | None = None
         self.train_loss: float | None = None
-        self.since = _Since()
+        self.since = StepSums()
+        self.times = TimeSplit(device)
+        self.flops_per_token = training_flops_per_token(model_config, length)
+        self.peak_flops = peak_flops(device, precision.dtype)
         self.draw_not_before = 0.0
 
     # Setting up
+
+    def _new_model(self, config: ModelConfig) -> StoryTransformer:
+        """The whole model, the same in every process. Slices are cut from main memory: it need not fit a GPU."""
+        model = StoryTransformer(config, seed=self.config.seed)
+        if not (self.config.sharing == "fsdp" and self.processes.world_size > 1):
+            model = model.to(self.device)
+        model.compute_dtype = self.precision.dtype
+        model.recompute_blocks = self.plan.recompute
+        return model
 
     def _plan(self, model_config: ModelConfig) -> BatchPlan:
         config, processes = self.config, self.processes
@@ -292,6 +288,14 @@ class _Run:
             device=self.device,
             available=available_memory(self.device),
             processes_on_device=sharing,
+            processes=processes.world_size,
+        )
+        # Slices of the model travel in every pass, so all must make as many.
+        least_rows, recompute, every_pass = processes.largest(
+            [-plan.rows, float(plan.recompute), float(plan.exchange_every_pass)]
+        )
+        plan = dataclasses.replace(
+            plan, rows=-int(least_rows), recompute=bool(recompute), exchange_every_pass=bool(every_pass)
         )
         if plan.rows < config.batch_size:
             self.say(
@@ -299,7 +303,9 @@ class _Run:
                 f"({self.length:,} tokens each), which gives the same gradient"
             )
         if plan.recompute:
-            self.say("memory: blocks are computed again in the backward pass instead of kept")
+            self.say("blocks are computed again in the backward pass instead of kept, to save memory")
+        if plan.exchange_every_pass:
+            self.say("memory: gradients travel in every pass, since whole ones that add up over passes do not fit")
         rows = config.batch_size * config.gradient_accumulation_steps * processes.world_size
         self.say(f"batch {rows} rows of {self.length:,} tokens = {rows * self.length:,} tokens for each optimizer step")
         return plan
@@ -311,9 +317,11 @@ class _Run:
             self.say(f"--compile-model does not work here ({error}): going on without", "yellow")
 
     def _tensors(self) -> dict[str, Tensor]:
-        """The live tensors that make up a state; other processes than the main one only add their random generators."""
+        """The live tensors of model and optimizer that make up a state."""
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         tensors |= {f"optimizer.{name}": tensor for name, tensor in self.optimizer.state_tensors().items()}
+        if self.average is not None:
+            tensors |= {f"average.{name}": tensor for name, tensor in self.average.tensors().items()}
         return tensors
 
     def _random_tensors(self) -> dict[str, Tensor]:
@@ -330,7 +338,7 @@ class _Run:
         self.state = checkpoint.read_state(path)
         random = self._random_tensors()
         tensors = self._tensors() | random
-        checkpoint.load_tensors(path, tensors, optional=lambda name: name.startswith("random."))
+        checkpoint.load_tensors(path, tensors, optional=lambda name: name.startswith(("random.", "average.")))
         checkpoint.restore_random_state(
             {name.rpartition(".")[2]: tensor for name, tensor in random.items()}, self.device
         )
@@ -344,7 +352,16 @@ class _Run:
             f"resuming from {path}: step {self.state.step:,}, {self.state.tokens_seen:,} tokens, "
             f"{duration(self.state.training_seconds)} of training"
         )
-        ignored = {"checkpoint_dir", "resume", "device", "keep_states", "use_wandb", "use_tensorboard", "run_name"}
+        ignored = {
+            "stop_after",
+            "checkpoint_dir",
+            "resume",
+            "device",
+            "keep_states",
+            "use_wandb",
+            "use_tensorboard",
+            "run_name",
+        }
         now, then = self.config.to_dict(), self.state.training_config
         changed = [f"{key} {then.get(key)} -> {value}" for key, value in now.items() if then.get(key) != value]
         if changed := [text for text in changed if text.split()[0] not in ignored]:
@@ -382,6 +399,7 @@ class _Run:
         if self.processes.is_main:
             self._clear_leftovers()
         self._resume()
+        self._apply_what_was_learnt()
         config = self.config
         identifiers = self.state.trackers
         if (
@@ -391,7 +409,8 @@ class _Run:
         ):
             self.say(
                 f"this run is complete: {self.state.step:,} steps in {duration(self.state.training_seconds)}. "
-                "A larger --max-iters or --max-seconds goes on with it, --resume never starts anew."
+                f"A larger {'--early-stopping' if self._stopped_early() else '--max-iters or --max-seconds'} "
+                "goes on with it, --resume never starts anew."
             )
             if self.processes.is_main:
                 self._draw_if_missed()
@@ -399,17 +418,23 @@ class _Run:
         stopped: int | None = None
         with contextlib.ExitStack() as stack:
             signals = stack.enter_context(Signals(self.say))
+            stack.enter_context(ending_together(self.processes, self._what_remains))
             self.metrics: MetricsFile | None = None
             self.trackers = Trackers([], self.say)
             if self.processes.is_main:
                 self._make_directory()
-                self.metrics = MetricsFile(self.directory / METRICS_FILE, resumed_step=self.state.step)
+                self.metrics = MetricsFile(
+                    self.directory / METRICS_FILE,
+                    resumed_step=self.state.step,
+                    keep_interim=self.state.sums is None,
+                )
                 stack.callback(self.metrics.close)
-                settings = {
-                    "model": self.identity["model"],
+                settings: dict[str, dict[str, Any]] = {
+                    "model": self.model.config.to_dict(),
                     "training": config.to_dict(),
                     "data": self.data_config.to_dict(),
                 }
+                run_file = self._begin_run_file(settings)
                 self.trackers = Trackers.open(
                     config,
                     settings,
@@ -419,17 +444,56 @@ class _Run:
                     say=self.say,
                 )
                 stack.callback(self.trackers.close)
+            self._take_up_sums()
+            self.saver = stack.enter_context(self._new_saver())
             self.say.display = stack.enter_context(TrainingDisplay(self.say.console, config.max_iters))
             self.display = self.say.display
             stack.callback(setattr, self.say, "display", None)
-            stopped = self._loop(signals)
+            stopped = self._loop_within_memory(signals)
+            if self.processes.is_main:
+                try:
+                    run_file.ended(complete=stopped is None).write(self.directory)
+                except FileWriteError as error:  # all that matters is saved
+                    self.say(str(error), "yellow")
         if stopped is not None:
             how = f"the same command goes on from {self.state_path}"
             self.say(f"stopped at step {self.state.step:,} and saved; {how}", "yellow")
-            return self._result(complete=False, exit_code=128 + stopped)
+            return self._result(complete=False, exit_code=128 + stopped if stopped else 0)
         result = self._result(complete=True, exit_code=0)
         self._report_end(result)
         return result
+
+    def _begin_run_file(self, settings: dict[str, dict[str, Any]]) -> RunFile:
+        report = self.model.config.parameters()
+        run = begun(
+            self.directory,
+            resumed=self.state.step > 0,
+            name=self.config.run_name,
+            settings=settings,
+            parameters=report.total,
+            active_parameters=report.active,
+            device=str(self.device),
+            precision=str(self.precision.dtype).removeprefix("torch."),
+            processes=self.processes.world_size,
+            program=program_facts(),
+        )
+        run.write(self.directory)
+        return run
+
+    def _take_up_sums(self) -> None:
+        """Go on with the sums that a state holds, unless its step's record, for which they were, is there; together."""
+        recorded = self.metrics is not None and self.metrics.last_step == self.state.step
+        if self.state.sums is not None and not self.processes.share(recorded):
+            self.since = StepSums.from_dict(self.state.sums)
+
+    def _new_saver(self) -> Saver:
+        """Saves in the background where the copy that this takes is no burden."""
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", self.processes.world_size))
+        state = sum(local(tensor).nbytes for tensor in self.parallel.own(self._tensors()).values())
+        room = available_memory(torch.device("cpu"))
+        fits = room is not None and SAVING_SHARE * room > state * here
+        background = not self.processes.largest([float(not fits)])[0]
+        return Saver(self.directory, self.processes, keep=self.config.keep_states, background=background)
 
     def _clear_leftovers(self) -> None:
         """Remove what a run that was killed while it wrote a file has left beside it."""
@@ -453,28 +517,84 @@ class _Run:
 
     def _is_over(self, seconds: float) -> bool:
         limit = self.config.max_seconds
-        return self.state.step >= self.config.max_iters or (limit is not None and seconds >= limit)
+        over = self.state.step >= self.config.max_iters or (limit is not None and seconds >= limit)
+        return over or self._stopped_early()
+
+    def _stopped_early(self) -> bool:
+        """So many evaluations were no better than the best one that the run is to end."""
+        limit = self.config.early_stopping
+        return limit is not None and self.state.evaluations_since_best >= limit
+
+    def _apply_what_was_learnt(self) -> None:
+        """What a resumed state says of the memory, and of the average of the weights."""
+        state = self.state
+        self.plan = dataclasses.replace(
+            self.plan,
+            rows=min(self.plan.rows, state.most_rows or self.plan.rows),
+            recompute=self.plan.recompute or state.must_recompute,
+            exchange_every_pass=self.plan.exchange_every_pass
+            or (state.most_rows is not None and self.config.sharing == "fsdp"),
+        )
+        self.model.recompute_blocks = self.plan.recompute
+        if self.average is not None:
+            if state.averaged_steps:
+                self.average.updates = state.averaged_steps
+            else:  # a new run, one that starts from a given model, or a state without an average
+                self.average.restart()
+
+    def _loop_within_memory(self, signals: Signals) -> int | None:
+        """`_loop`, which ends with one line where memory runs out in a way that cannot be helped.
+
+        Raises:
+            TrainingError: memory has run out.
+        """
+        try:
+            return self._loop(signals)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            who = f"process {self.processes.rank}: " if self.processes.world_size > 1 else ""
+            raise TrainingError(
+                f"{who}memory ran out after step {self.state.step:,} ({first_line(error)}); {self._what_remains()}. "
+                "Lower --batch-size (and raise --gradient-accumulation-steps), or --train-length."
+            ) from error
 
     def _loop(self, signals: Signals) -> int | None:
-        """Train until the run is over; the number of the signal that ended it, if one did."""
-        before, started = self.state.training_seconds, time.monotonic()
+        """Train until the run is over.
+
+        Returns:
+            None at the end; where the run was interrupted, the number of the signal, or 0 if it was `stop_after`.
+        """
+        clock = Stopwatch(self.state.training_seconds)
+        if self.config.early_stopping is not None and not len(self.data.validation):
+            self.say("--early-stopping has no effect: no story is held out", "yellow")
         if self._due_evaluation_was_missed():
             self._evaluate_and_keep()
+        elif self.since.steps and self._is_record_due():  # the run was ended between saving and recording
+            self._record(None)
         with ThreadPoolExecutor(1, thread_name_prefix="batches") as builder:
             ahead = builder.submit(self._rows_of_step, self.state.step)
             while True:
-                elapsed = before + time.monotonic() - started
                 # All processes must agree on when to end and on the learning rate, though their clocks differ.
-                elapsed, stop = self.processes.largest([elapsed, float(signals.received or 0)])
+                elapsed, passed, received = self.processes.largest(
+                    [clock.seconds(), self.began.seconds(), float(signals.received or 0)]
+                )
                 self.state = dataclasses.replace(self.state, training_seconds=elapsed)
-                if stop and not self._is_over(elapsed):
-                    self.say(f"{signal.Signals(int(stop)).name} received: saving", "yellow")
-                    self._stop()
-                    return int(stop)
                 if self._is_over(elapsed):
                     break
+                if received:
+                    self.say(f"{signal.Signals(int(received)).name} received: saving", "yellow")
+                    self._stop()
+                    return int(received)
+                if self.config.stop_after is not None and passed >= self.config.stop_after:
+                    self.say(f"--stop-after: {duration(passed)} have passed: saving", "yellow")
+                    self._stop()
+                    return 0
                 ahead = self._step(ahead, builder, elapsed)
                 self._after_step()
+        if self._stopped_early():
+            count = self.state.evaluations_since_best
+            self.say(f"--early-stopping: no better validation loss in {count} evaluation(s), ending", "yellow")
         self._finish()
         return None
 
@@ -492,67 +612,205 @@ class _Run:
 
     def _step(self, ahead: Future[list[Batch]], builder: ThreadPoolExecutor, elapsed: float) -> Future[list[Batch]]:
         """One optimizer step; starts building the next one's batches."""
-        began = time.monotonic()
-        batches = ahead.result()
+        watch = Stopwatch()
+        with self.times.part("data"):
+            batches = self._read(ahead)
         following = builder.submit(self._rows_of_step, self.state.step + 1)
-        passes = [part for batch in batches for part in batch.split(self.plan.rows)]
-        counts, share = self._step_counts(passes)
-        sums, load = self._backward(passes, counts, share)
+        sums, load, counts = self._gradient(batches)
         factor = self.schedule.factor(self.state.step, elapsed)
-        stepped, norm = self._update(sums, factor)
-        if self.config.router_balance == "bias" and load.numel() and stepped:
-            self.model.update_router_biases(load, self.config.router_bias_rate)
+        with self.times.device_part("optimizer"):
+            outcome = self._update(sums, factor)
+        if outcome.moved:
+            if self.config.router_balance == "bias" and load.numel():
+                self.parallel.balance_by_bias(load, self.config.router_bias_rate)
+            if self.average is not None:
+                self.average.update()
+        elif not outcome.overflowed:
+            # By the thread that plans the batches, whose plans are not to be changed by two.
+            stories = builder.submit(self._stories_of_step).result() if self.processes.is_main else {}
+            self._tell_of_skipped(sums, outcome, factor, stories)
         rows = self.config.batch_size * self.config.gradient_accumulation_steps * self.processes.world_size
         self.state = dataclasses.replace(
             self.state,
             step=self.state.step + 1,
             rows_seen=self.state.rows_seen + rows,
             tokens_seen=self.state.tokens_seen + rows * self.length,
-            skipped_steps=self.state.skipped_steps + (not stepped),
+            skipped_steps=self.state.skipped_steps + (not outcome.moved),
+            averaged_steps=0 if self.average is None else self.average.updates,
         )
-        since = self.since
-        since.steps += 1
-        since.seconds += time.monotonic() - began
-        since.tokens += rows * self.length
-        since.losses = [a + b for a, b in zip(since.losses or [0.0] * len(sums), sums, strict=True)]
-        since.load = load if since.load is None else since.load + load
-        since.grad_norm, since.factor = norm, factor
+        self.since.add(
+            sums,
+            load,
+            counts,
+            seconds=watch.seconds(),
+            tokens=rows * self.length,
+            grad_norm=outcome.gradient_norm if outcome.moved else None,
+            factor=factor,
+        )
+        self.skipped_in_a_row = 0 if outcome.moved else self.skipped_in_a_row + 1
+        if self.skipped_in_a_row >= self.config.max_skipped_steps:
+            self._give_up_skipping()
         return following
 
-    def _step_counts(self, passes: Sequence[Batch]) -> tuple[tuple[float, ...], list[float]]:
-        """Targets of the whole step at each depth, and each pass's share of all tokens in it."""
+    def _read(self, ahead: Future[list[Batch]]) -> list[Batch]:
+        """The batches of a step.
+
+        Raises:
+            ShardError: the shard has been damaged since it was opened; what one process has learnt is saved.
+        """
+        try:
+            return ahead.result()
+        except ShardError:
+            if self.processes.world_size == 1:
+                self._save_if_new()
+            raise
+
+    def _save_if_new(self) -> None:
+        """Save, before an end that was not planned, what no state holds yet; together."""
+        if self.state.step > self.first_step and not self._is_saved():
+            self._save()
+            self.saver.wait()
+
+    def _gradient(self, batches: Sequence[Batch]) -> tuple[list[float], Tensor, StepCounts]:
+        """Compute the gradient of a step; where memory runs out, by smaller passes, which make the same gradient.
+
+        Returns:
+            What `_backward` and `_step_counts` give.
+
+        Raises:
+            TrainingError: memory runs out with a single row in a pass.
+            RuntimeError, MemoryError: it runs out in one of several processes, of which others wait for this one in
+                the middle of a pass.
+        """
+        while True:
+            passes = [part for batch in batches for part in batch.split(self.plan.rows)]
+            counts, share = self._step_counts(passes)
+            try:
+                return *self._backward(passes, counts.targets, share), counts
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or self.processes.world_size > 1:
+                    raise
+                problem = first_line(error)
+            # Only here, since the exception keeps what was computed before it.
+            self._need_less_memory(problem)
+
+    def _need_less_memory(self, problem: str) -> None:
+        """Halve the rows of a pass for the rest of the run, or compute blocks again in the backward pass.
+
+        Raises:
+            TrainingError: all of that was done already.
+        """
+        self.optimizer.zero_grad()
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        step = f"step {self.state.step + 1:,}: memory ran out ({problem})"
+        if self.plan.rows > 1:
+            sliced = self.config.sharing == "fsdp"  # gradients that add up over passes would be whole
+            self.plan = dataclasses.replace(self.plan, rows=self.plan.rows // 2, exchange_every_pass=sliced)
+            how = f"going on with {self.plan.rows} row(s) in a pass, which gives the same gradient"
+        elif not self.model.recompute_blocks:
+            self.plan = dataclasses.replace(self.plan, recompute=True)
+            self.model.recompute_blocks = True
+            how = "going on with blocks that are computed again in the backward pass"
+        else:
+            self._save_if_new()
+            raise TrainingError(
+                f"{step} with a single row of {self.length:,} tokens in a pass; {self._what_remains()}. "
+                "Lower --train-length, choose a smaller model, or free some memory."
+            )
+        self.state = dataclasses.replace(self.state, most_rows=self.plan.rows, must_recompute=self.plan.recompute)
+        self.say(f"{step}: {how}", "yellow")
+
+    def _stories_of_step(self) -> dict[str, Any]:
+        """Which stories all processes read in the present step."""
+        accumulation = self.config.gradient_accumulation_steps
+        first = self.first_batch + (self.state.step - self.first_step) * accumulation
+        batches = range(first, first + accumulation)
+        return {"batches": list(batches), "stories": [row for index in batches for row in self.stream.stories(index)]}
+
+    def _tell_of_skipped(
+        self, losses: Sequence[float], outcome: StepOutcome, factor: float, stories: Mapping[str, Any]
+    ) -> None:
+        """Say that a step was skipped, and keep what is known about it; together."""
+        step, config = self.state.step + 1, self.config
+        found = not_finite(gradients(self.model), self.processes)
+        weights = not_finite(dict(self.model.named_parameters()), self.processes)
+        if not self.processes.is_main:
+            return
+        facts = {
+            "losses": {
+                "next_token": losses[0],
+                "multi_token": list(losses[1:-2]),
+                "balance": losses[-2],
+                "router_z": losses[-1],
+            },
+            "gradient_norm": outcome.gradient_norm,
+            "gradients_not_finite": found,
+            "weights_not_finite": weights,
+            "learning_rate": config.learning_rate * factor,
+            "matrix_learning_rate": config.matrix_learning_rate * factor if config.optimizer == "muon" else None,
+            "loss_scale": outcome.loss_scale,
+            "number_format": str(self.precision.dtype).removeprefix("torch."),
+            "shard": self.data.train.path.name,
+            "rows_in_batch": config.batch_size * self.processes.world_size,
+            **stories,
+        }
+        what = f"step {step:,}: loss {losses[0]:.4g}, gradient norm {outcome.gradient_norm:.4g}: skipped"
+        try:
+            self.say(f"{what}, no weight was changed; see {keep_evidence(self.directory, step, facts)}", "yellow")
+        except FileWriteError as error:  # the evidence is not what the run is for
+            self.say(f"{what}, no weight was changed ({error})", "yellow")
+
+    def _give_up_skipping(self) -> None:
+        """End a run of which too many steps in a row were skipped; together.
+
+        Raises:
+            TrainingError: always.
+        """
+        self._save_if_new()
+        self._record(None)
+        remedy = " or switch off --mixed-precision" if self.precision.dtype != torch.float32 else ""
+        raise TrainingError(
+            f"step {self.state.step:,}: loss or gradient was not finite in {self.skipped_in_a_row} steps in a row; the "
+            f"weights are as they were before these. Lower --learning-rate{remedy}, and see "
+            f"{self.directory / EVIDENCE_FOLDER}; {self._what_remains()}"
+        )
+
+    def _step_counts(self, passes: Sequence[Batch]) -> tuple[StepCounts, list[float]]:
+        """What is to be predicted in the whole step, and each pass's share of all tokens in it."""
         own = [self.model.count_targets(part.documents, part.trained) for part in passes]
         tokens = [float((part.documents >= 0).sum()) for part in passes]
         depths = len(own[0])
-        totals = self.processes.total([*(float(sum(c[depth] for c in own)) for depth in range(depths)), sum(tokens)])
-        return tuple(totals[:depths]), [count / max(1.0, totals[depths]) for count in tokens]
+        target_bytes = sum(count_target_bytes(part, self.byte_counts) for part in passes)
+        *targets, all_tokens, all_bytes = self.processes.total(
+            [*(float(sum(c[depth] for c in own)) for depth in range(depths)), sum(tokens), float(target_bytes)]
+        )
+        return StepCounts(tuple(targets), all_bytes), [count / max(1.0, all_tokens) for count in tokens]
 
     def _backward(
         self, passes: Sequence[Batch], counts: tuple[float, ...], shares: Sequence[float]
     ) -> tuple[list[float], Tensor]:
         """Gradients of the step; its losses (next token, later ones, balance, z) and expert load, of all processes."""
-        config, world_size = self.config, self.processes.world_size
+        config = self.config
         self.optimizer.zero_grad()
         sums: Tensor | None = None
         load: Tensor | None = None
         for index, (part, share) in enumerate(zip(passes, shares, strict=True)):
-            last = index == len(passes) - 1
-            forward: nn.Module = self.parallel or self.loss_module
-            # Gradients travel between processes once a step, with the last pass.
-            hold = self.parallel.no_sync() if self.parallel and not last else contextlib.nullcontext()
-            with hold:
-                losses: Losses = forward(
-                    part.tokens,
-                    part.documents,
-                    part.trained,
-                    balance_coef=config.router_balance_coef if config.router_balance == "loss" else 0.0,
-                    z_coef=config.router_z_coef,
-                    multi_token_weight=config.multi_token_loss_weight,
-                    target_counts=counts,
-                    aux_share=share,
-                )
-                # DistributedDataParallel takes the mean over processes where the sum is wanted.
-                self.scaler.scale(losses.total * world_size).backward()
+            with self.parallel.synchronised(index == len(passes) - 1 or self.plan.exchange_every_pass):
+                with self.times.device_part("forward"):
+                    losses = self.parallel.loss(
+                        part.tokens,
+                        part.documents,
+                        part.trained,
+                        balance_coef=config.router_balance_coef if config.router_balance == "loss" else 0.0,
+                        z_coef=config.router_z_coef,
+                        multi_token_weight=config.multi_token_loss_weight,
+                        target_counts=counts,
+                        aux_share=share,
+                    )
+                with self.times.device_part("backward"):
+                    self.parallel.backward(self.scaler.scale(losses.total))
             values = torch.stack(
                 [losses.next_token, *losses.multi_token, losses.balance * share, losses.router_z * share]
             ).detach()
@@ -562,78 +820,97 @@ class _Run:
         assert load is not None
         return self.processes.total(sums.tolist()), self.processes.total_tensor(load)
 
-    def _update(self, losses: Sequence[float], factor: float) -> tuple[bool, float | None]:
-        """Clip the gradient and move the weights; whether they moved, and the gradient's norm.
-
-        Raises:
-            TrainingError: a loss or the gradient is not finite; the weights are as they were.
-        """
+    def _update(self, losses: Sequence[float], factor: float) -> StepOutcome:
+        """Clip the gradient and move the weights, unless a loss or the gradient is not finite; together."""
+        scale = self.scaler.get_scale() if self.scaled is not None else None
         if self.scaled is not None:
             self.scaler.unscale_(self.scaled)
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        norm = float(torch.nn.utils.get_total_norm(gradients))
-        if not math.isfinite(losses[0]) or (not math.isfinite(norm) and not self.precision.scaled):
-            last = f"the last state is {self.state_path}" if self.state_path else "no state was saved yet"
-            remedy = " or switch off --mixed-precision" if self.precision.dtype != torch.float32 else ""
-            raise TrainingError(
-                f"step {self.state.step + 1:,}: loss {losses[0]}, gradient norm {norm}; stopped before the weights "
-                f"changed ({last}). Lower --learning-rate{remedy}."
-            )
-        if not math.isfinite(norm):
-            self.scaler.update()
-            self.skipped_in_a_row += 1
-            if self.skipped_in_a_row >= SKIPS_IN_A_ROW:
-                raise TrainingError(
-                    f"step {self.state.step + 1:,}: float16 gradients overflowed {SKIPS_IN_A_ROW} times in a row; "
-                    "lower --learning-rate or switch off --mixed-precision"
-                )
-            return False, None
-        self.skipped_in_a_row = 0
-        if self.config.grad_clip:
-            torch.nn.utils.clip_grads_with_norm_(
-                self.model.parameters(), self.config.grad_clip, torch.tensor(norm, device=self.device)
-            )
+        norm = self.parallel.gradient_norm()
+        sound = all(map(math.isfinite, losses))
+        # By all processes' numbers: should those of one be broken, the others must not go on without it.
+        broken, broken_losses = self.processes.largest([float(not (sound and math.isfinite(norm))), float(not sound)])
+        if broken:
+            if scale is not None:
+                self._after_overflow(back_off=not broken_losses)
+            # At a scale of 1 and below, gradients are no larger than without scaling.
+            overflowed = scale is not None and scale > 1.0 and not broken_losses
+            return StepOutcome(moved=False, gradient_norm=norm, loss_scale=scale, overflowed=overflowed)
+        limit = self.config.grad_clip
+        if limit and norm > limit:
+            self.parallel.scale_gradient(limit / norm)
         self.optimizer.step(factor)
-        if self.scaled is not None:
+        if scale is not None:
             self.scaler.update()
-        return True, norm
+        return StepOutcome(moved=True, gradient_norm=norm, loss_scale=scale)
+
+    def _after_overflow(self, *, back_off: bool) -> None:
+        """Lower the loss scale as GradScaler does, in every process alike, whosever gradients overflowed.
+
+        Args:
+            back_off: False keeps the scale: where the loss itself is not finite, a smaller one would not help.
+        """
+        state = self.scaler.state_dict()
+        self.scaler.update()  # to be ready for the next step; what it makes of the scale does not count
+        if back_off:
+            state |= {"scale": state["scale"] * state["backoff_factor"], "_growth_tracker": 0}
+        self.scaler.load_state_dict(state)
 
     def _after_step(self) -> None:
         """What is due after a step: saving, then evaluating and recording."""
         config, step = self.config, self.state.step
-        over = step >= config.max_iters
-        if step % config.save_interval == 0 and not over:
-            self._save()
-        if over:
+        if step >= config.max_iters:
             return  # `_finish` does it all
-        if step % config.eval_interval == 0:
+        evaluating = step % config.eval_interval == 0
+        if evaluating or step % config.save_interval == 0:
+            self._save()
+        if evaluating:
             self._evaluate_and_keep()
             if time.monotonic() >= self.draw_not_before:
                 self._draw()
-        elif step % config.log_interval == 0 or self.since.steps == step == 1:
+        elif self._is_record_due():
             self._record(None)
         else:
             self._show(self._new_record(None))
 
+    def _is_record_due(self) -> bool:
+        return self.state.step % self.config.log_interval == 0 or self.state.step == 1
+
     def _finish(self) -> None:
         """The end of a run: save, evaluate, record, draw."""
-        if self.state_path != checkpoint.state_path(self.directory, self.state.step):
+        if not self._is_saved():
             self._save()
-        elif self.processes.is_main:  # saved right after the last step, before the clock was read again
+        self.saver.wait()
+        assert self.state_path is not None
+        if self.processes.is_main:  # the state may be of the last step, but from before the clock was read again
             checkpoint.update_state(self.state_path, training_seconds=self.state.training_seconds)
         if self.state.evaluated_step != self.state.step:
             self._evaluate_and_keep()
+        self._save_model_if_none()
         self._draw()
 
     def _stop(self) -> None:
-        """The end by a signal: save, and see that there is a model to tell stories with."""
-        if self.state_path != checkpoint.state_path(self.directory, self.state.step):
+        """The end by a signal or by `stop_after`: save, and see that there is a model to tell stories with."""
+        if not self._is_saved():
             self._save()
+        self.saver.wait()
         if self.since.steps:
-            self._record(None)
-        if self.processes.is_main and not (self.directory / MODEL_FILE).exists():
-            self._save_model(None)
+            self._record(None, interim=True)
+        self._save_model_if_none()
         self._draw()
+        self.processes.wait()  # one that ends early, with an exit code that is not 0, lets torchrun end the others
+
+    def _save_model_if_none(self) -> None:
+        """Save a model where none was, so that there is one to tell stories with; together."""
+        if self.processes.share(not (self.directory / MODEL_FILE).exists()):
+            with self._averaged():
+                self._save_model(self.parallel.whole_model(), None)
+
+    def _what_remains(self) -> str:
+        states = checkpoint.list_states(self.directory)
+        return f"the last state is {states[0]}" if states else "no state was saved yet"
+
+    def _is_saved(self) -> bool:
+        return self.state_path == checkpoint.state_path(self.directory, self.state.step)
 
     # Saving, evaluating, recording
 
@@ -647,74 +924,131 @@ class _Run:
             scaler=self.scaler.state_dict() if self.precision.scaled else None,
             world_size=self.processes.world_size,
             trackers=self.trackers.identifiers(),
+            sums=self.since.to_dict(),
         )
-        tensors = self._random_tensors()
-        if self.processes.is_main:
-            tensors |= self._tensors()
-        self.state_path = checkpoint.save_state(
-            self.directory, self.state, tensors, self.processes, keep=self.config.keep_states
-        )
+        with self.times.part("saving"):
+            self.saver.save(self.state, self.parallel.own(self._tensors()) | self._random_tensors())
+        self.state_path = checkpoint.state_path(self.directory, self.state.step)
         self.display.activity("")
 
+    def _averaged(self) -> AbstractContextManager[None]:
+        """The model with the average of its weights, if one is kept."""
+        return contextlib.nullcontext() if self.average is None else self.average.in_place()
+
     def _evaluate_and_keep(self) -> None:
-        """Evaluate, record it, keep the model if it is the best so far, and show a sample.
+        """Evaluate, record it, keep the model if it is the best so far, and show a sample; together.
 
         The state counts as evaluated only when all but the sample is on the disk: what a killed run did not get to is
         made up for when it is resumed.
+
+        Raises:
+            TrainingError: evaluations fail again and again.
         """
         self.display.activity("evaluating")
-        self.evaluation = evaluation = self.evaluate()
+        problem: str | None = None
+        self.evaluation = None
+        with self._averaged():
+            try:
+                self.evaluation = self.evaluate()
+                if self.evaluation is not None and not math.isfinite(self.evaluation.loss_nats):
+                    problem, self.evaluation = f"the loss is {self.evaluation.loss_nats}", None
+            except FileWriteError:
+                raise
+            except Exception as error:
+                if self.processes.world_size > 1:  # others wait for this one in the middle of it
+                    raise TrainingError(
+                        f"step {self.state.step:,}: evaluation failed in process {self.processes.rank} "
+                        f"({first_line(error)}); {self._what_remains()}"
+                    ) from error
+                problem = first_line(error)
+            if problem is None:
+                self._keep_evaluation(self.evaluation)
+        if problem is not None:
+            self._after_failed_evaluation(problem)
+        self.processes.wait()
+        self.display.activity("")
+
+    def _after_failed_evaluation(self, problem: str) -> None:
+        self.model.train()
+        self.failed_evaluations += 1
+        what = f"step {self.state.step:,}: the evaluation failed ({problem})"
+        if self.failed_evaluations >= FAILED_EVALUATIONS:
+            self.saver.wait()
+            raise TrainingError(
+                f"{what}, as did the {FAILED_EVALUATIONS - 1} before it; {self._what_remains()}. "
+                "Mend what it names, or evaluate less often (--eval-interval)."
+            )
+        self.say(f"{what}: training goes on", "yellow")
+        if self.since.steps:
+            self._record(None)
+
+    def _keep_evaluation(self, evaluation: Evaluation | None) -> None:
+        """Record an evaluation, and keep the model that it was made with if it is the best so far; together."""
+        self.failed_evaluations = 0
         best = self.state.best_validation_loss
         better = evaluation is None or best is None or evaluation.loss_nats < best
         if evaluation is not None and better:
             best = evaluation.loss_nats
         if self.since.steps or evaluation is not None:
             self._record(evaluation)
-        self.state = dataclasses.replace(self.state, best_validation_loss=best, evaluated_step=self.state.step)
-        if self.processes.is_main:
-            # There may be none yet although an earlier model was better: that of a state from another folder.
-            if better or not (self.directory / MODEL_FILE).exists():
-                self._save_model(evaluation)
-            if self.state_path == checkpoint.state_path(self.directory, self.state.step):
-                checkpoint.update_state(self.state_path, best_validation_loss=best, evaluated_step=self.state.step)
-            if evaluation is not None:
-                bits = "" if evaluation.bits_per_byte is None else f", {evaluation.bits_per_byte:.3f} bits per byte"
-                mark = " (best so far)" if better else ""
-                self.say(f"step {self.state.step:,}: validation loss {evaluation.loss_nats:.4f}{bits}{mark}")
-            self._sample()
-        self.processes.wait()
-        self.display.activity("")
+        changes: dict[str, Any] = {
+            "best_validation_loss": best,
+            "evaluated_step": self.state.step,
+            "evaluations_since_best": 0 if better else self.state.evaluations_since_best + 1,
+        }
+        self.state = dataclasses.replace(self.state, **changes)
+        with self.times.part("saving"):
+            self.saver.wait()
+        model = self.parallel.whole_model()
+        if model is None:
+            return
+        # There may be none yet although an earlier model was better: that of a state from another folder.
+        if better or not (self.directory / MODEL_FILE).exists():
+            self._save_model(model, evaluation)
+        if self._is_saved():
+            assert self.state_path is not None
+            checkpoint.update_state(self.state_path, **changes)
+        if evaluation is not None:
+            bits = "" if evaluation.bits_per_byte is None else f", {evaluation.bits_per_byte:.3f} bits per byte"
+            mark = " (best so far)" if better else ""
+            self.say(f"step {self.state.step:,}: validation loss {evaluation.loss_nats:.4f}{bits}{mark}")
+        self._sample(model)
 
-    def _sample(self) -> None:
+    def _sample(self, model: StoryTransformer) -> None:
         if self.on_evaluation is None:
             return
-        self.model.eval()
+        model.eval()
         try:
-            with torch.no_grad():
-                text = self.on_evaluation(self.model, self.data.vocabulary, self.state.step)
-        except StoryError as error:  # a context too short for the sample's beginning; training does not depend on it
-            self.say(f"no sample story: {error}", "yellow")
+            with torch.no_grad(), self.times.part("evaluation"):
+                text = self.on_evaluation(model, self.data.vocabulary, self.state.step)
+        except FileWriteError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever the hook raises, training does not depend on it
+            self.say(f"no sample story: {error if isinstance(error, StoryError) else first_line(error)}", "yellow")
             return
         finally:
-            self.model.train()
+            model.train()
         if text:
             self.say(text, "italic")
             self.trackers.text(self.state.step, text)
 
     def evaluate(self) -> Evaluation | None:
         """Loss on held-out stories, always the same ones; None without any."""
-        return evaluate(
-            self.model,
-            self.data.validation,
-            self.byte_counts,
-            batch_size=self.config.batch_size,
-            length=self.length,
-            most_batches=self.config.eval_iters,
-            rows_at_once=self.plan.rows,
-            processes=self.processes,
-        )
+        with self.times.part("evaluation"):
+            return evaluate(
+                self.model,
+                self.data.validation,
+                self.byte_counts,
+                batch_size=self.config.batch_size,
+                length=self.length,
+                most_batches=self.config.eval_iters * self.processes.world_size,  # of all: as many for any number
+                rows_at_once=self.plan.rows,
+                processes=self.processes,
+            )
 
-    def _save_model(self, evaluation: Evaluation | None) -> None:
+    def _save_model(self, model: StoryTransformer | None, evaluation: Evaluation | None) -> None:
+        if model is None:
+            return
         provenance: dict[str, Any] = {
             **program_facts(),
             "device": str(self.device),
@@ -722,6 +1056,9 @@ class _Run:
             "step": self.state.step,
             "tokens_seen": self.state.tokens_seen,
             "training_seconds": self.state.training_seconds,
+            "weights": "of the last step"
+            if self.average is None
+            else f"exponential moving average of {self.average.updates:,} steps, decay {self.average.decay}",
             "train_loss_nats": self.train_loss,
             "validation_loss_nats": None if evaluation is None else evaluation.loss_nats,
             "validation_bits_per_byte": None if evaluation is None else evaluation.bits_per_byte,
@@ -733,52 +1070,99 @@ class _Run:
             "training_config": self.config.to_dict(),
             "data_config": self.data_config.to_dict(),
         }
-        save_model(self.directory / MODEL_FILE, self.model, self.data.vocabulary, provenance)
+        with self.times.part("saving"):
+            save_model(self.directory / MODEL_FILE, model, self.data.vocabulary, provenance)
 
     def _new_record(self, evaluation: Evaluation | None) -> StepRecord:
+        """What is known about the last step without asking anything for it: what is shown after each step."""
         since = self.since
-        values: Mapping[str, Any] = {}
+        values: dict[str, Any] = {}
         if since.steps:
-            means = [value / since.steps for value in since.losses]
-            factor, muon = since.factor, self.config.optimizer == "muon"
-            values = {
-                "loss_nats": means[0],
-                "multi_token_loss_nats": tuple(means[1:-2]),
-                "learning_rate": self.config.learning_rate * factor,
-                "matrix_learning_rate": self.config.matrix_learning_rate * factor if muon else None,
-                "grad_norm": since.grad_norm,
-                "step_seconds": since.seconds / since.steps,
-                "tokens_per_second": since.tokens / since.seconds if since.seconds else None,
+            values |= self._rates(since.factor) | self._speeds(since)
+            values["grad_norm"] = since.grad_norm
+            values["step_seconds"] = since.seconds / since.steps
+        if since.finite_steps:
+            means = since.mean_losses()
+            values["loss_nats"] = self.train_loss = means[0]
+            values["bits_per_byte"] = since.bits_per_byte()
+            values["multi_token_loss_nats"] = tuple(means[1:-2])
+            if self.model.config.num_experts > 1:
+                values["balance_loss"], values["router_z_loss"] = means[-2:]
+        if evaluation is not None:
+            values |= {
+                "validation_loss_nats": evaluation.loss_nats,
+                "validation_bits_per_byte": evaluation.bits_per_byte,
+                "validation_accuracy": evaluation.accuracy,
+                "validation_multi_token_loss_nats": evaluation.multi_token_loss_nats,
+                "validation_multi_token_accuracy": evaluation.multi_token_accuracy,
             }
-            if since.load is not None and since.load.numel():
-                relative = since.load / since.load.mean(1, keepdim=True).clamp(min=1e-9)
-                values |= {
-                    "balance_loss": means[-2],
-                    "router_z_loss": means[-1],
-                    "expert_load_max_over_mean": float(relative.max()),
-                    "expert_load_min_over_mean": float(relative.min()),
-                }
-            self.train_loss = means[0]
         return StepRecord(
             step=self.state.step,
             tokens_seen=self.state.tokens_seen,
             training_seconds=self.state.training_seconds,
             loss_scale=float(self.scaler.get_scale()) if self.precision.scaled else None,
-            skipped_steps=self.state.skipped_steps if self.precision.scaled else None,
-            peak_memory_bytes=peak_memory_bytes(self.device.type),
-            validation_loss_nats=None if evaluation is None else evaluation.loss_nats,
-            validation_bits_per_byte=None if evaluation is None else evaluation.bits_per_byte,
-            validation_multi_token_loss_nats=() if evaluation is None else evaluation.multi_token_loss_nats,
+            skipped_steps=self.state.skipped_steps,
             **values,
         )
 
-    def _record(self, evaluation: Evaluation | None) -> None:
-        record = self._new_record(evaluation)
-        self.since = _Since()
+    def _rates(self, factor: float) -> dict[str, Any]:
+        """Learning rates of a step whose schedule gives a factor."""
+        config = self.config
+        embedding = config.embedding_learning_rate
+        return {
+            "learning_rate": config.learning_rate * factor,
+            "embedding_learning_rate": None if embedding is None else embedding * factor,
+            "matrix_learning_rate": config.matrix_learning_rate * factor if config.optimizer == "muon" else None,
+        }
+
+    def _speeds(self, since: StepSums) -> dict[str, Any]:
+        if not since.seconds:
+            return {}
+        flops = self.flops_per_token * since.tokens / since.seconds
+        peak = None if self.peak_flops is None else self.peak_flops * self.processes.world_size
+        return {
+            "tokens_per_second": since.tokens / since.seconds,
+            "targets_per_second": since.targets / since.seconds,
+            "model_flops_per_second": flops,
+            "model_flops_utilization": None if peak is None else flops / peak,
+        }
+
+    def _record(self, evaluation: Evaluation | None, *, interim: bool = False) -> None:
+        """Record the steps since the record before, and what an evaluation found; together."""
+        record = dataclasses.replace(
+            self._new_record(evaluation),
+            interim=interim or None,
+            **self._expert_load(),
+            **self._memory_and_times(),
+        )
+        self.since = StepSums()
         if self.metrics is not None:
             self.metrics.write(record)
         self.trackers.log(record)
         self._show(record)
+
+    def _expert_load(self) -> dict[str, Any]:
+        shares = self.since.load_shares()
+        if shares is None:
+            return {}
+        return {
+            "expert_load": tuple(tuple(round(share, LOAD_DIGITS) for share in layer) for layer in shares.tolist()),
+            "expert_load_entropy": tuple(relative_entropy(shares).tolist()),
+            "expert_load_max_over_mean": float(shares.max()) * shares.shape[1],
+            "expert_load_min_over_mean": float(shares.min()) * shares.shape[1],
+        }
+
+    def _memory_and_times(self) -> dict[str, Any]:
+        """Memory of the process that has most, this one's times since they were last taken; together."""
+        names = ("resident_memory_bytes", "peak_memory_bytes", "gpu_memory_bytes", "gpu_peak_memory_bytes")
+        own = [-1 if size is None else size for size in (*process_memory(), *gpu_memory(self.device))]
+        most = self.processes.largest([float(size) for size in own])
+        parts, passed = self.times.take()
+        return {
+            **{name: None if size < 0 else int(size) for name, size in zip(names, most, strict=True)},
+            **{f"{part}_seconds": seconds for part, seconds in parts.items()},
+            "interval_seconds": passed,
+        }
 
     def _show(self, record: StepRecord) -> None:
         config, step = self.config, self.state.step
@@ -792,7 +1176,13 @@ class _Run:
     def _draw(self) -> None:
         if self.processes.is_main and self.metrics is not None and self.metrics.lines:
             began = time.monotonic()
-            path = plot_training_curves(self.metrics.path, self.directory / PLOT_FILE)
+            try:
+                path = plot_training_curves(self.metrics.path, self.directory / PLOT_FILE)
+            except FileWriteError:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever drawing raises, training does not depend on it
+                self.say(f"no picture of the curves: {first_line(error)}", "yellow")
+                return
             # Drawing takes a second or so; a short run with many evaluations should not spend itself on pictures.
             self.draw_not_before = time.monotonic() + PICTURE_SHARE * (time.monotonic() - began)
             self.trackers.picture(self.state.step, path)
