@@ -199,6 +199,8 @@ NO_EFFECT: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]] = [
      "--warmdown-fraction has no effect with --learning-rate-schedule cosine"),
     ({}, {"min_learning_rate_ratio": 0.2}, {"learning_rate_schedule": "constant"},
      "--min-learning-rate-ratio has no effect with --learning-rate-schedule constant"),
+    ({}, {"use_mixed_precision": True}, {"precision": "bfloat16"},
+     "--mixed-precision has no effect with --precision bfloat16"),
     ({"use_wandb": True}, {"wandb_project": "p", "run_name": "r"}, {"use_wandb": False},
      "--wandb-project, --run-name have no effect without --use-wandb"),
     ({"vocabulary": "story"}, {"min_token_count": 3}, {"vocabulary": "harmony"},

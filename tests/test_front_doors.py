@@ -184,3 +184,185 @@ def test_setup_names_the_log_when_an_installation_fails(setup_copy: Path) -> Non
     assert "logs/setup.log" in result.stderr
     assert "no-such-folder" in (setup_copy / "logs" / "setup.log").read_text(encoding="utf-8")
     assert not (setup_copy / ".venv" / "installed-from").exists()
+
+
+SCRIPTS = ("train_small_model.sh", "generate_stories.sh", "slurm_train.sbatch")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_scripts_are_sound_bash(script: str) -> None:
+    path = PROJECT / "scripts" / script
+    assert run(["bash", "-n", str(path)]).returncode == 0
+    assert "set -euo pipefail" in path.read_text(encoding="utf-8")
+    if (shellcheck := shutil.which("shellcheck")) is not None:
+        assert run([shellcheck, str(path)]).stdout == ""
+
+
+@pytest.mark.parametrize("script", SCRIPTS[:2])
+def test_scripts_explain_themselves_from_anywhere_and_do_nothing_else(script: str, tmp_path: Path) -> None:
+    result = run([str(PROJECT / "scripts" / script), "--max-tokens", "3", "--help"], cwd=tmp_path)
+    assert result.returncode == 0
+    assert result.stdout.startswith(f"Usage: scripts/{script}")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("script", SCRIPTS[:2])
+def test_scripts_without_an_environment_name_setup(script: str, bare_python: str, project_copy: Path) -> None:
+    shutil.copytree(PROJECT / "scripts", project_copy / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
+    path = os.pathsep.join([str(Path(bare_python).parent), "/usr/bin", "/bin"])
+    result = run([str(project_copy / "scripts" / script)], PATH=path)
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: the project is not installed")
+    assert result.stderr.count("\n") == 1
+
+
+def test_processes_must_be_a_number() -> None:
+    result = run([str(PROJECT / "scripts" / "train_small_model.sh")], PROCESSES="two")
+    assert result.returncode == 1
+    assert "PROCESSES=two" in result.stderr
+
+
+@pytest.fixture
+def scripts_copy(project_copy: Path) -> Path:
+    """The scripts in another place, with an environment whose Python only says what it was started with."""
+    shutil.copytree(PROJECT / "scripts", project_copy / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
+    python = project_copy / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\necho "$@"\ncase "$*" in *--check*) exit "$CHECK" ;; esac\n', encoding="utf-8")
+    python.chmod(0o755)
+    return project_copy / "scripts"
+
+
+def test_training_starts_only_if_the_check_finds_no_problem(scripts_copy: Path, tmp_path: Path) -> None:
+    words = [str(scripts_copy / "train_small_model.sh"), "--max-iters", "5"]
+    door = scripts_copy.parent / "src" / "run_training.py"
+    good = run(words, cwd=tmp_path, CHECK="0")
+    assert good.returncode == 0
+    line = f"{door} --model-size nano --max-iters 5"
+    assert good.stdout.splitlines() == [f"{line} --check", line]
+    bad = run(words, cwd=tmp_path, CHECK="1")
+    assert bad.returncode == 1
+    assert len(bad.stdout.splitlines()) == 1
+    assert bad.stderr == "error: the run cannot start; see above\n"
+    two = run(words, cwd=tmp_path, CHECK="0", PROCESSES="2")
+    assert two.stdout.splitlines()[1] == f"-m torch.distributed.run --standalone --nproc-per-node=2 {line}"
+
+
+def test_each_beginning_gets_a_story(scripts_copy: Path, tmp_path: Path) -> None:
+    words = [str(scripts_copy / "generate_stories.sh"), "One day", "A duck", "--seed", "1"]
+    lines = run(words, cwd=tmp_path).stdout.splitlines()
+    door = scripts_copy.parent / "src" / "generate.py"
+    assert lines == [f"{door} --max-tokens 400 --seed 1 --prompt {word}" for word in ("One day", "A duck")]
+    assert len(run(words[:1], cwd=tmp_path).stdout.splitlines()) == 3
+
+
+@pytest.mark.slow
+def test_a_model_is_trained_and_tells_a_story_by_the_scripts(tmp_path: Path) -> None:
+    stories = tmp_path / "stories.jsonl"
+    texts = [f"One day {name} lost a ball. {name} looked and looked. At last it was there." for name in NAMES]
+    stories.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+    small = ["--n-layer", "1", "--n-embd", "32", "--block-size", "32", "--max-iters", "2", "--eval-iters", "1"]
+    words = ["--dataset-path", str(stories), "--device", "cpu", *small]
+    trained = run([str(PROJECT / "scripts" / "train_small_model.sh"), *words], cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    assert "to be prepared in" in " ".join(trained.stdout.split()), "it was checked first"
+    assert (tmp_path / "checkpoints" / "best_model.pt").is_file()
+    told = run([str(PROJECT / "scripts" / "generate_stories.sh"), "One day", "--max-tokens", "3"], cwd=tmp_path)
+    assert told.returncode == 0, told.stderr
+    assert "One day" in told.stdout
+
+
+def test_a_beginning_as_a_flag_is_explained(tmp_path: Path) -> None:
+    result = run([str(PROJECT / "scripts" / "generate_stories.sh"), "--prompt", "Once"], cwd=tmp_path)
+    assert result.returncode == 1
+    assert "words before the flags" in result.stderr
+
+
+NAMES = ("Mia", "Tom", "Anna", "Ben", "Lily", "Max", "Ida", "Bo", "Finn", "Ella", "Lea", "Noa")
+
+SRUN = """#!/bin/bash
+# Runs the program here instead of on every machine.
+echo "$@" >>"$LOG"
+while [ "${1#--}" != "$1" ]; do shift; done
+if [ -n "$SAVES" ]; then mkdir -p "$SAVES"; fi
+if [ -n "$CODE" ]; then exit "$CODE"; fi
+exec "$@"
+"""
+SCONTROL = """#!/bin/bash
+if [ "$1" = show ]; then echo localhost; echo elsewhere; else echo "$@" >>"$LOG"; fi
+"""
+
+
+def slurm(folder: Path, *flags: str, **variables: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+    """The job script's end with stand-ins for Slurm's commands, and the lines that they were called with."""
+    commands = folder / "commands"
+    commands.mkdir(exist_ok=True)
+    for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
+        (commands / name).write_text(text, encoding="utf-8")
+        (commands / name).chmod(0o755)
+    log = folder / "log"
+    log.unlink(missing_ok=True)
+    given = {
+        "PATH": os.pathsep.join([str(commands), os.environ["PATH"]]),
+        "LOG": str(log),
+        "SAVES": "",
+        "CODE": "",
+        "PROJECT": str(PROJECT),
+        "SLURM_JOB_ID": "77",
+        "SLURM_JOB_NUM_NODES": "1",
+        "SLURM_JOB_NODELIST": "node[1-2]",
+        **variables,
+    }
+    done = run(["bash", str(PROJECT / "scripts" / "slurm_train.sbatch"), *flags], cwd=folder, **given)
+    return done, log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+
+
+HAS_ENVIRONMENT = pytest.mark.skipif(
+    not (PROJECT / ".venv" / "bin" / "python").exists(), reason="the job script wants the project's own environment"
+)
+
+
+@HAS_ENVIRONMENT
+def test_the_job_script_starts_torchrun_with_a_common_meeting_point(tmp_path: Path) -> None:
+    done, (line,) = slurm(tmp_path, "--max-iters", "5", CODE="0", SLURM_GPUS_ON_NODE="8", SLURM_RESTART_COUNT="3")
+    assert done.returncode == 0, done.stderr
+    for words in ("--nproc-per-node=8", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:29400", "--rdzv-id=77-3",
+                  "--parallelism fsdp --max-iters 5"):  # fmt: skip
+        assert words in line
+
+
+@HAS_ENVIRONMENT
+def test_a_job_that_saved_something_is_requeued_and_one_that_did_not_is_not(tmp_path: Path) -> None:
+    place = str(tmp_path / "run")
+    saves = f"{place}/state-00000005"
+    done, lines = slurm(tmp_path, "--checkpoint-dir", place, CODE="1")
+    assert done.returncode == 1
+    assert "nothing new" in done.stderr
+    assert len(lines) == 1
+    done, lines = slurm(tmp_path, f"--checkpoint-dir={place}", CODE="1", SAVES=saves)
+    assert done.returncode == 1
+    assert lines[1:] == ["requeue 77"]
+    done, lines = slurm(tmp_path, "--checkpoint-dir", place, CODE="1", SAVES=saves)
+    assert len(lines) == 1, "the state was there before"
+    last = {"SAVES": f"{place}/state-00000009", "SLURM_RESTART_COUNT": "50"}
+    done, lines = slurm(tmp_path, "--checkpoint-dir", place, CODE="1", **last)
+    assert len(lines) == 1, "often enough"
+    assert "MOST_REQUEUES" in done.stderr
+
+
+@HAS_ENVIRONMENT
+def test_the_launcher_ignores_slurm_s_signal_and_what_it_starts_may_handle_it(tmp_path: Path) -> None:
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    # In place of torchrun: lives through the signal and starts a program that handles it.
+    python.write_text(
+        f'#!/bin/bash\nkill -USR1 $$\nexec {sys.executable} -c "\n'
+        "import os, signal\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: print('handled', flush=True))\n"
+        'os.kill(os.getpid(), signal.SIGUSR1)"\n',
+        encoding="utf-8",
+    )
+    python.chmod(0o755)
+    done, _ = slurm(tmp_path, PROJECT=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "handled" in done.stdout

@@ -221,6 +221,7 @@ def _look(
     found.problems_elsewhere = int(processes.total([problems])[0]) - problems
     if found.problems_elsewhere:
         found.add("processes", "problem", "other processes have problems, which they print themselves")
+    processes.wait()  # none takes the connections down while another still uses them
 
 
 def _tell_plan(found: Preflight, plan: BatchPlan, training: TrainingConfig) -> None:
