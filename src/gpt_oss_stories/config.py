@@ -366,7 +366,7 @@ class TrainingConfig(Config):
     use_ddp: bool = setting(False, "Train in several processes (start with torchrun); as parallelism 'ddp'.")
     parallelism: str = setting(
         "none",
-        "Several processes, started with torchrun: ddp, each holds the whole model; fsdp, each a slice of every tensor.",
+        "Several processes (start with torchrun): ddp, each holds the whole model; fsdp, each a slice of every tensor.",
         choices=("none", "ddp", "fsdp"),
     )
     process_timeout: float = setting(

@@ -38,7 +38,7 @@ from gpt_oss_stories.interop.model_card import (
 )
 from gpt_oss_stories.model import StoryTransformer
 from gpt_oss_stories.model.model_file import load_model_file
-from gpt_oss_stories.training import trainer
+from gpt_oss_stories.training import recorder, trainer
 from support.small_models import small_config, small_vocabulary
 
 CONFIG = model_config("nano", vocab_size=300)
@@ -204,7 +204,7 @@ def test_figures_appear_as_they_are_stored():
 
 
 def test_everything_that_training_records_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(trainer, "plot_training_curves", lambda metrics, picture: picture)  # drawing is slow
+    monkeypatch.setattr(recorder, "plot_training_curves", lambda metrics, picture: picture)  # drawing is slow
     stories = [f"{name} lost a {thing} and found it." for name in ("Mia", "Tom", "Anna") for thing in ("ball", "kite")]
     (tmp_path / "stories.jsonl").write_text("".join(json.dumps({"text": story}) + "\n" for story in stories))
     trainer.train(

@@ -15,7 +15,7 @@ from torch import nn
 
 from gpt_oss_stories.config import ConfigError, TrainingConfig
 from gpt_oss_stories.model.model_file import load_model_file
-from gpt_oss_stories.training import trainer
+from gpt_oss_stories.training import recorder, trainer
 from gpt_oss_stories.training.average import WeightAverage
 from gpt_oss_stories.training.checkpoint import load_tensors, read_state
 from gpt_oss_stories.training.metrics import read_metrics, series
@@ -29,7 +29,7 @@ def stories(tmp_path_factory):
 
 @pytest.fixture
 def trial(stories, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "plot_training_curves", drawn_quickly)
+    monkeypatch.setattr(recorder, "plot_training_curves", drawn_quickly)
     return Trial(stories, tmp_path)
 
 
@@ -150,19 +150,19 @@ def test_an_average_can_be_begun_and_left_out_in_the_middle_of_a_run(trial):
 SCRIPT = """
     import os, sys
     from gpt_oss_stories.config import DataConfig, TrainingConfig, model_config
-    from gpt_oss_stories.training import trainer
+    from gpt_oss_stories.training import recorder, trainer
     from gpt_oss_stories.training.slices import local
 
-    plain = trainer._Run._backward
-    trainer.plot_training_curves = lambda metrics, picture: picture
+    plain = trainer._Run._gradient
+    recorder.plot_training_curves = lambda metrics, picture: picture
 
-    def backward(self, *args):
+    def gradient(self, *args):
         answer = plain(self, *args)
         if self.state.step == 2 and self.processes.rank == self.processes.world_size - 1:
             local(self.model.norm.weight.grad)[-1] = float("inf")
         return answer
 
-    trainer._Run._backward = backward
+    trainer._Run._gradient = gradient
     if __name__ == "__main__":
         trainer.train(
             model_config("nano", vocab_size=300, n_layer=2, n_embd=32, head_dim=8, block_size=64, sliding_window=16),

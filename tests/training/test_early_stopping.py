@@ -8,7 +8,7 @@ import pytest
 
 from gpt_oss_stories.files import FileWriteError
 from gpt_oss_stories.model.model_file import load_model_file
-from gpt_oss_stories.training import trainer
+from gpt_oss_stories.training import recorder, trainer
 from gpt_oss_stories.training.checkpoint import read_state
 from gpt_oss_stories.training.metrics import read_metrics, series
 from gpt_oss_stories.training.trainer import TrainingError
@@ -22,7 +22,7 @@ def stories(tmp_path_factory):
 
 @pytest.fixture
 def trial(stories, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "plot_training_curves", drawn_quickly)
+    monkeypatch.setattr(recorder, "plot_training_curves", drawn_quickly)
     return Trial(stories, tmp_path)
 
 
@@ -155,7 +155,7 @@ def test_a_sample_or_a_picture_that_fails_does_not_end_the_run(trial, monkeypatc
     def fail(*args):
         raise error
 
-    monkeypatch.setattr(trainer, "plot_training_curves", fail)
+    monkeypatch.setattr(recorder, "plot_training_curves", fail)
     assert trial(max_iters=2, eval_interval=1, hook=fail).complete
     assert trial.printed.count(f"no sample story: {type(error).__name__}") == 2
     assert f"no picture of the curves: {type(error).__name__}" in trial.printed
@@ -166,6 +166,6 @@ def test_a_full_disk_while_drawing_still_ends_the_run(trial, monkeypatch):
     def fail(*args):
         raise FileWriteError("the disk is full")
 
-    monkeypatch.setattr(trainer, "plot_training_curves", fail)
+    monkeypatch.setattr(recorder, "plot_training_curves", fail)
     with pytest.raises(FileWriteError):
         trial(max_iters=1)

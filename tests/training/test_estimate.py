@@ -10,7 +10,7 @@ import torch
 
 from gpt_oss_stories.cli import main
 from gpt_oss_stories.config import MODEL_SIZES, DataConfig, TrainingConfig, data_config, model_config
-from gpt_oss_stories.training import trainer
+from gpt_oss_stories.training import recorder
 from gpt_oss_stories.training.estimate import (
     ASSUMED_VOCABULARY,
     EstimateError,
@@ -40,7 +40,7 @@ def stories(tmp_path_factory):
 
 @pytest.mark.parametrize("settings", [{"optimizer": "adamw"}, {"optimizer": "muon", "ema_decay": 0.9}], ids=str)
 def test_files_on_disk_have_the_estimated_size(stories, tmp_path, monkeypatch, settings):
-    monkeypatch.setattr(trainer, "plot_training_curves", drawn_quickly)
+    monkeypatch.setattr(recorder, "plot_training_curves", drawn_quickly)
     trial = Trial(stories, tmp_path)
     shape = {"n_embd": 160, "n_layer": 2, "head_dim": 16, "vocab_size": 300}
     result = trial(max_iters=1, model=shape, train_length=64, **settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -17,7 +18,7 @@ from torch import nn
 from gpt_oss_stories.data.batches import BatchStream, validation_batches
 from gpt_oss_stories.data.shards import ShardError
 from gpt_oss_stories.files import FileWriteError
-from gpt_oss_stories.training import checkpoint, trainer
+from gpt_oss_stories.training import checkpoint, recorder, stepper, trainer
 from gpt_oss_stories.training.checkpoint import read_state
 from gpt_oss_stories.training.distributed import Processes
 from gpt_oss_stories.training.faults import is_out_of_memory, keep_evidence, not_finite
@@ -33,7 +34,7 @@ def stories(tmp_path_factory):
 
 @pytest.fixture
 def trial(stories, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "plot_training_curves", drawn_quickly)
+    monkeypatch.setattr(recorder, "plot_training_curves", drawn_quickly)
     return Trial(stories, tmp_path)
 
 
@@ -49,25 +50,29 @@ def poison(monkeypatch):
     seen = {}
 
     def make(place, steps, value=math.nan):
-        plain_backward, plain_update = trainer._Run._backward, trainer._Run._update
+        plain_gradient, plain_update = trainer._Run._gradient, trainer.Stepper.update
+        runs = {}
 
-        def backward(self, *args):
-            losses, load = plain_backward(self, *args)
+        def gradient(self, *args):
+            runs[self.stepper] = self
+            found = plain_gradient(self, *args)
             if self.state.step in steps and place == "gradient":
                 self.model.norm.weight.grad[3] = value
                 self.model.layers[1].experts.router.bias.grad[:2] = math.inf
             elif self.state.step in steps:
-                losses = [value if index == place else loss for index, loss in enumerate(losses)]
-            return losses, load
+                losses = [value if index == place else loss for index, loss in enumerate(found.losses)]
+                found = dataclasses.replace(found, losses=losses)
+            return found
 
         def update(self, *args):
-            before = everything(self)
+            run = runs[self]
+            before = everything(run)
             outcome = plain_update(self, *args)
-            seen[self.state.step] = (before, everything(self), outcome, self)
+            seen[run.state.step] = (before, everything(run), outcome, run)
             return outcome
 
-        monkeypatch.setattr(trainer._Run, "_backward", backward)
-        monkeypatch.setattr(trainer._Run, "_update", update)
+        monkeypatch.setattr(trainer._Run, "_gradient", gradient)
+        monkeypatch.setattr(trainer.Stepper, "update", update)
         return seen
 
     return make
@@ -363,7 +368,7 @@ def test_memory_that_runs_out_while_the_weights_change_is_one_clear_line(trial, 
         raise MemoryError
 
     trial(max_iters=2)
-    monkeypatch.setattr(trainer.StoryOptimizer, "step", fail)
+    monkeypatch.setattr(stepper.StoryOptimizer, "step", fail)
     with pytest.raises(TrainingError, match=r"memory ran out after step 2 .*state-00000002.*--batch-size") as caught:
         trial(max_iters=4)
     assert "\n" not in str(caught.value)
@@ -435,7 +440,7 @@ SCRIPT = """
     from pathlib import Path
     import psutil
     from gpt_oss_stories.config import DataConfig, TrainingConfig, model_config
-    from gpt_oss_stories.training import trainer
+    from gpt_oss_stories.training import recorder, trainer
 
     plain = trainer._Run._step
 
@@ -446,7 +451,7 @@ SCRIPT = """
         return plain(self, *args)
 
     trainer._Run._step = step
-    trainer.plot_training_curves = lambda metrics, picture: picture  # its libraries do not bear missing memory
+    recorder.plot_training_curves = lambda metrics, picture: picture  # its libraries do not bear missing memory
     result = trainer.train(
         model_config("nano", vocab_size=300, n_layer=2, n_embd=64, head_dim=16, block_size=256, sliding_window=16),
         TrainingConfig(max_iters=2, batch_size=32, train_length=256, eval_interval=100, save_interval=100,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gpt_oss_stories.config import ConfigError, TrainingConfig
-from gpt_oss_stories.training import precision, trainer
+from gpt_oss_stories.training import precision, recorder
 from gpt_oss_stories.training.metrics import read_metrics
 from gpt_oss_stories.training.precision import choose_precision
 from support.trials import Trial, drawn_quickly, write_stories
@@ -77,7 +77,7 @@ def stories(tmp_path_factory):
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_float16_with_scaled_gradients_trains_as_float32_does(stories, tmp_path, monkeypatch, optimizer):
-    monkeypatch.setattr(trainer, "plot_training_curves", drawn_quickly)
+    monkeypatch.setattr(recorder, "plot_training_curves", drawn_quickly)
     trial = Trial(stories, tmp_path)
     losses = {}
     for wish in ("float16", "float32"):
@@ -91,7 +91,7 @@ def test_float16_with_scaled_gradients_trains_as_float32_does(stories, tmp_path,
 
 
 def test_a_gradient_that_float16_cannot_hold_is_skipped_and_the_scale_lowered(stories, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "plot_training_curves", drawn_quickly)
+    monkeypatch.setattr(recorder, "plot_training_curves", drawn_quickly)
     # A scale at which the scaled loss itself overflows at first; it is halved until gradients fit.
     scaler = torch.amp.GradScaler
     monkeypatch.setattr(

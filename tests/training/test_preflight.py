@@ -15,7 +15,7 @@ from gpt_oss_stories.cli import main
 from gpt_oss_stories.config import DataConfig, TrainingConfig, model_config
 from gpt_oss_stories.data.pipeline import prepare
 from gpt_oss_stories.files import sha256_of_file
-from gpt_oss_stories.training import memory, preflight, trainer
+from gpt_oss_stories.training import memory, preflight, recorder
 from gpt_oss_stories.training.preflight import Preflight
 from support.trials import Trial, drawn_quickly, write_stories
 
@@ -31,7 +31,7 @@ def stories(tmp_path_factory):
 def ran(stories, tmp_path_factory):
     """A run of six steps with a state after four."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "plot_training_curves", drawn_quickly)
+        patch.setattr(recorder, "plot_training_curves", drawn_quickly)
         trial = Trial(stories, tmp_path_factory.mktemp("runs"))
         trial(save_interval=4)
     return trial

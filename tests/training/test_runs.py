@@ -14,7 +14,7 @@ import torch
 from gpt_oss_stories.cli import main
 from gpt_oss_stories.data.batches import BatchStream
 from gpt_oss_stories.data.pipeline import prepare
-from gpt_oss_stories.training import trainer
+from gpt_oss_stories.training import recorder, trainer
 from gpt_oss_stories.training.metrics import MetricsFile, StepRecord, read_metrics
 from gpt_oss_stories.training.run_file import RunFile, RunFileError, read_run_file
 from gpt_oss_stories.training.runs import SORT_KEYS, RunsError, differences, find_runs, sort_runs, summarise
@@ -30,7 +30,7 @@ def stories(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _quick_pictures(monkeypatch):
-    monkeypatch.setattr(trainer, "plot_training_curves", drawn_quickly)
+    monkeypatch.setattr(recorder, "plot_training_curves", drawn_quickly)
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def trial(stories, tmp_path):
 def finished(stories, tmp_path_factory):
     """A run that has come to its end; nobody may change it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "plot_training_curves", drawn_quickly)
+        patch.setattr(recorder, "plot_training_curves", drawn_quickly)
         trial = Trial(stories, tmp_path_factory.mktemp("finished"))
         options = {"max_iters": 6, "eval_interval": 3, "save_interval": 3, "log_interval": 2}
         result = trial("run", model={"multi_token_predict": 2}, run_name="a first try", **options)

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from gpt_oss_stories.training import clock, trainer
+from gpt_oss_stories.training import clock, recorder
 from gpt_oss_stories.training.checkpoint import read_state
 from gpt_oss_stories.training.clock import Stopwatch
 from gpt_oss_stories.training.display import Speaker
@@ -24,7 +24,7 @@ def stories(tmp_path_factory):
 
 @pytest.fixture
 def trial(stories, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "plot_training_curves", drawn_quickly)
+    monkeypatch.setattr(recorder, "plot_training_curves", drawn_quickly)
     return Trial(stories, tmp_path)
 
 
@@ -83,7 +83,7 @@ def test_a_clock_that_goes_back_makes_no_negative_time_and_no_end(trial, monkeyp
         """Forward for ten looks, then a thousand seconds back, again and again."""
         return 1e6 + 0.01 * index - 1000.0 * (index // 10)
 
-    for module in (trainer, clock):
+    for module in (recorder, clock):
         monkeypatch.setattr(module, "time", Clock([jump(index) for index in range(20000)]))
     result = trial(max_iters=8, eval_interval=3, max_seconds=100.0, stop_after=100.0)
     assert result.complete
@@ -100,7 +100,7 @@ def test_a_clock_that_stands_still_divides_nothing_by_zero(trial, monkeypatch):
     class Still:
         monotonic = staticmethod(lambda: 5.0)
 
-    for module in (trainer, clock):
+    for module in (recorder, clock):
         monkeypatch.setattr(module, "time", Still)
     result = trial(max_iters=3, max_seconds=10.0)
     assert result.complete

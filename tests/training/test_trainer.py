@@ -19,7 +19,7 @@ from gpt_oss_stories.errors import StoryError
 from gpt_oss_stories.files import FileWriteError
 from gpt_oss_stories.model import pointwise
 from gpt_oss_stories.model.model_file import load_model_file
-from gpt_oss_stories.training import checkpoint, memory, trackers, trainer
+from gpt_oss_stories.training import checkpoint, memory, recorder, trackers, trainer
 from gpt_oss_stories.training.checkpoint import CheckpointError, list_states, read_state
 from gpt_oss_stories.training.distributed import DistributedError
 from gpt_oss_stories.training.memory import DiskNeedError, plan_batch
@@ -37,7 +37,7 @@ def stories(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _quick_pictures(monkeypatch):
     """One test below draws."""
-    monkeypatch.setattr(trainer, "plot_training_curves", drawn_quickly)
+    monkeypatch.setattr(recorder, "plot_training_curves", drawn_quickly)
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def send(number, at):
 
 
 def test_a_run_leaves_a_model_a_state_metrics_and_a_picture(trial, monkeypatch):
-    monkeypatch.setattr(trainer, "plot_training_curves", plot_training_curves)
+    monkeypatch.setattr(recorder, "plot_training_curves", plot_training_curves)
     result = trial(max_iters=12, eval_interval=4, save_interval=5)
     assert result.complete
     assert result.exit_code == 0

@@ -132,7 +132,8 @@ def report_to_torchrun(message: str) -> None:
     """Put a line into the report that torchrun makes of a failed job; nothing without torchrun."""
     if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         with contextlib.suppress(OSError):  # the line is printed as well
-            Path(path).write_text(json.dumps({"message": message, "timestamp": str(int(time.time()))}))
+            extra = {"py_callstack": message, "timestamp": str(int(time.time()))}  # torchrun shows the first
+            Path(path).write_text(json.dumps({"message": {"message": message, "extraInfo": extra}}))
 
 
 @contextlib.contextmanager

@@ -13,11 +13,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import gc
 import math
 import os
 import signal
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -45,37 +43,28 @@ from . import checkpoint
 from .average import WeightAverage
 from .checkpoint import RunState
 from .clock import Stopwatch
-from .display import PreparationDisplay, Speaker, TrainingDisplay, duration
+from .display import PreparationDisplay, Speaker, duration
 from .distributed import DistributedError, Processes, joined, launched_processes
 from .endings import ending_together
-from .evaluation import Evaluation, count_target_bytes, evaluate
+from .evaluation import Evaluation, evaluate
 from .faults import EVIDENCE_FOLDER, StepOutcome, first_line, gradients, is_out_of_memory, keep_evidence, not_finite
-from .flops import peak_flops, training_flops_per_token
 from .memory import BatchPlan, available_memory, check_disk, plan_batch
-from .metrics import LOAD_DIGITS, MetricsFile, StepRecord, gpu_memory, process_memory
-from .optimizer import StoryOptimizer
 from .parallel import share_model
-from .plots import plot_training_curves
 from .precision import Precision, choose_precision
 from .provenance import program_facts
+from .recorder import METRICS_FILE, PLOT_FILE, Recorder, draw_if_missed
 from .resume import run_identity, starting_point
-from .run_file import RUN_FILE, RunFile, begun
+from .run_file import RUN_FILE
 from .saver import Saver
-from .schedule import Schedule, run_share
+from .schedule import Schedule
 from .signals import Signals
 from .slices import local
-from .sums import StepCounts, StepSums, relative_entropy
-from .timing import TimeSplit
-from .trackers import Trackers, require_packages
+from .stepper import StepGradient, Stepper, StepTooLargeError
+from .trackers import require_packages
 
 MODEL_FILE = "best_model.pt"
-METRICS_FILE = "metrics.jsonl"
-PLOT_FILE = Path("plots") / "training_curves.png"
 RUN_FILES = (MODEL_FILE, METRICS_FILE, RUN_FILE, PLOT_FILE.parts[0], "tensorboard", EVIDENCE_FOLDER)
 """What a run leaves in its checkpoint folder beside states."""
-
-PICTURE_SHARE = 50.0
-"""Pictures are drawn again after this many times the time that drawing takes."""
 
 SAVING_SHARE = 0.25
 """States are saved in the background if a copy of one takes no more than this share of the memory that is left."""
@@ -226,17 +215,12 @@ class _Run:
         self.directory = Path(config.checkpoint_dir)
         self.schedule = Schedule.from_config(config)
         self.identity = run_identity(model_config, config, data, initial)
-        self.plan = self._plan(model_config)
+        plan = self._plan(model_config)
         torch.manual_seed(config.seed + processes.rank)
         self.model = self._new_model(model_config)
         if config.compile_model:
             self._compile()
         self.parallel = share_model(config.sharing, self.model, processes, device)
-        half = torch.bfloat16 if precision.dtype == torch.bfloat16 else torch.float32
-        self.optimizer = StoryOptimizer(self.model, config, matrix_dtype=half)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=precision.scaled)
-        # GradScaler wants a torch optimizer; this one only tells it which gradients there are.
-        self.scaled = torch.optim.SGD(self.model.parameters(), lr=0.0) if precision.scaled else None
         self.stream = BatchStream(
             data.train,
             config.batch_size,
@@ -249,6 +233,18 @@ class _Run:
         self.byte_counts = torch.tensor(
             [len(data.vocabulary.token_bytes(token)) for token in range(data.vocabulary.size)], device=device
         )
+        self.recorder = Recorder(
+            model_config,
+            config,
+            data_config,
+            length=length,
+            device=device,
+            precision=precision,
+            processes=processes,
+            say=say,
+        )
+        self.times = self.recorder.times
+        self.stepper = Stepper(self.parallel, config, plan, precision, device, self.byte_counts, self.times)
         self.state = RunState(step=0, rows_seen=0, tokens_seen=0, training_seconds=0.0)
         self.saver: Saver
         self.state_path: Path | None = None
@@ -258,12 +254,6 @@ class _Run:
         self.failed_evaluations = 0
         self.average = None if config.ema_decay is None else WeightAverage(self.model, config.ema_decay)
         self.evaluation: Evaluation | None = None
-        self.train_loss: float | None = None
-        self.since = StepSums()
-        self.times = TimeSplit(device)
-        self.flops_per_token = training_flops_per_token(model_config, length)
-        self.peak_flops = peak_flops(device, precision.dtype)
-        self.draw_not_before = 0.0
 
     # Setting up
 
@@ -273,7 +263,6 @@ class _Run:
         if not (self.config.sharing == "fsdp" and self.processes.world_size > 1):
             model = model.to(self.device)
         model.compute_dtype = self.precision.dtype
-        model.recompute_blocks = self.plan.recompute
         return model
 
     def _plan(self, model_config: ModelConfig) -> BatchPlan:
@@ -319,7 +308,7 @@ class _Run:
     def _tensors(self) -> dict[str, Tensor]:
         """The live tensors of model and optimizer that make up a state."""
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        tensors |= {f"optimizer.{name}": tensor for name, tensor in self.optimizer.state_tensors().items()}
+        tensors |= {f"optimizer.{name}": tensor for name, tensor in self.stepper.optimizer.state_tensors().items()}
         if self.average is not None:
             tensors |= {f"average.{name}": tensor for name, tensor in self.average.tensors().items()}
         return tensors
@@ -343,7 +332,7 @@ class _Run:
             {name.rpartition(".")[2]: tensor for name, tensor in random.items()}, self.device
         )
         if self.state.scaler is not None and self.precision.scaled:
-            self.scaler.load_state_dict(self.state.scaler)
+            self.stepper.scaler.load_state_dict(self.state.scaler)
         self.state_path = path if path.parent.resolve() == self.directory.resolve() else None
         rows = self.config.batch_size * self.processes.world_size
         self.first_step = self.state.step
@@ -383,7 +372,7 @@ class _Run:
         states = [path.name for path in checkpoint.list_states(self.directory)]
         models = [MODEL_FILE] if (self.directory / MODEL_FILE).exists() else []
         check_disk(
-            self.plan.estimate,
+            self.stepper.plan.estimate,
             self.config,
             steps_done=start.step,
             states_there=len(set(states).difference(start.aside)),
@@ -400,8 +389,6 @@ class _Run:
             self._clear_leftovers()
         self._resume()
         self._apply_what_was_learnt()
-        config = self.config
-        identifiers = self.state.trackers
         if (
             self._is_over(self.state.training_seconds)
             and self.state.step > 0
@@ -413,48 +400,16 @@ class _Run:
                 "goes on with it, --resume never starts anew."
             )
             if self.processes.is_main:
-                self._draw_if_missed()
+                draw_if_missed(self.directory)
             return self._result(complete=True, exit_code=0)
         stopped: int | None = None
         with contextlib.ExitStack() as stack:
             signals = stack.enter_context(Signals(self.say))
             stack.enter_context(ending_together(self.processes, self._what_remains))
-            self.metrics: MetricsFile | None = None
-            self.trackers = Trackers([], self.say)
-            if self.processes.is_main:
-                self._make_directory()
-                self.metrics = MetricsFile(
-                    self.directory / METRICS_FILE,
-                    resumed_step=self.state.step,
-                    keep_interim=self.state.sums is None,
-                )
-                stack.callback(self.metrics.close)
-                settings: dict[str, dict[str, Any]] = {
-                    "model": self.model.config.to_dict(),
-                    "training": config.to_dict(),
-                    "data": self.data_config.to_dict(),
-                }
-                run_file = self._begin_run_file(settings)
-                self.trackers = Trackers.open(
-                    config,
-                    settings,
-                    self.directory,
-                    resumed_step=self.state.step,
-                    identifiers=identifiers,
-                    say=self.say,
-                )
-                stack.callback(self.trackers.close)
-            self._take_up_sums()
+            stack.enter_context(self.recorder).open(self.state)
             self.saver = stack.enter_context(self._new_saver())
-            self.say.display = stack.enter_context(TrainingDisplay(self.say.console, config.max_iters))
-            self.display = self.say.display
-            stack.callback(setattr, self.say, "display", None)
             stopped = self._loop_within_memory(signals)
-            if self.processes.is_main:
-                try:
-                    run_file.ended(complete=stopped is None).write(self.directory)
-                except FileWriteError as error:  # all that matters is saved
-                    self.say(str(error), "yellow")
+            self.recorder.ended(complete=stopped is None)
         if stopped is not None:
             how = f"the same command goes on from {self.state_path}"
             self.say(f"stopped at step {self.state.step:,} and saved; {how}", "yellow")
@@ -462,29 +417,6 @@ class _Run:
         result = self._result(complete=True, exit_code=0)
         self._report_end(result)
         return result
-
-    def _begin_run_file(self, settings: dict[str, dict[str, Any]]) -> RunFile:
-        report = self.model.config.parameters()
-        run = begun(
-            self.directory,
-            resumed=self.state.step > 0,
-            name=self.config.run_name,
-            settings=settings,
-            parameters=report.total,
-            active_parameters=report.active,
-            device=str(self.device),
-            precision=str(self.precision.dtype).removeprefix("torch."),
-            processes=self.processes.world_size,
-            program=program_facts(),
-        )
-        run.write(self.directory)
-        return run
-
-    def _take_up_sums(self) -> None:
-        """Go on with the sums that a state holds, unless its step's record, for which they were, is there; together."""
-        recorded = self.metrics is not None and self.metrics.last_step == self.state.step
-        if self.state.sums is not None and not self.processes.share(recorded):
-            self.since = StepSums.from_dict(self.state.sums)
 
     def _new_saver(self) -> Saver:
         """Saves in the background where the copy that this takes is no burden."""
@@ -501,20 +433,6 @@ class _Run:
             for leftover in folder.glob(".*.part"):
                 leftover.unlink(missing_ok=True)
 
-    def _draw_if_missed(self) -> None:
-        """Draw the curves of a run that was killed while it drew them."""
-        metrics, picture = self.directory / METRICS_FILE, self.directory / PLOT_FILE
-        if metrics.exists() and not (picture.exists() and picture.stat().st_mtime >= metrics.stat().st_mtime):
-            plot_training_curves(metrics, picture)
-
-    def _make_directory(self) -> None:
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise FileWriteError(
-                f"cannot make the folder {self.directory}: {error.strerror or error}. Choose another --checkpoint-dir."
-            ) from error
-
     def _is_over(self, seconds: float) -> bool:
         limit = self.config.max_seconds
         over = self.state.step >= self.config.max_iters or (limit is not None and seconds >= limit)
@@ -528,14 +446,16 @@ class _Run:
     def _apply_what_was_learnt(self) -> None:
         """What a resumed state says of the memory, and of the average of the weights."""
         state = self.state
-        self.plan = dataclasses.replace(
-            self.plan,
-            rows=min(self.plan.rows, state.most_rows or self.plan.rows),
-            recompute=self.plan.recompute or state.must_recompute,
-            exchange_every_pass=self.plan.exchange_every_pass
-            or (state.most_rows is not None and self.config.sharing == "fsdp"),
+        plan = self.stepper.plan
+        self.stepper.use(
+            dataclasses.replace(
+                plan,
+                rows=min(plan.rows, state.most_rows or plan.rows),
+                recompute=plan.recompute or state.must_recompute,
+                exchange_every_pass=plan.exchange_every_pass
+                or (state.most_rows is not None and self.config.sharing == "fsdp"),
+            )
         )
-        self.model.recompute_blocks = self.plan.recompute
         if self.average is not None:
             if state.averaged_steps:
                 self.average.updates = state.averaged_steps
@@ -570,7 +490,7 @@ class _Run:
             self.say("--early-stopping has no effect: no story is held out", "yellow")
         if self._due_evaluation_was_missed():
             self._evaluate_and_keep()
-        elif self.since.steps and self._is_record_due():  # the run was ended between saving and recording
+        elif self.recorder.sums.steps and self._is_record_due():  # the run was ended between saving and recording
             self._record(None)
         with ThreadPoolExecutor(1, thread_name_prefix="batches") as builder:
             ahead = builder.submit(self._rows_of_step, self.state.step)
@@ -616,19 +536,19 @@ class _Run:
         with self.times.part("data"):
             batches = self._read(ahead)
         following = builder.submit(self._rows_of_step, self.state.step + 1)
-        sums, load, counts = self._gradient(batches)
+        found = self._gradient(batches)
         factor = self.schedule.factor(self.state.step, elapsed)
         with self.times.device_part("optimizer"):
-            outcome = self._update(sums, factor)
+            outcome = self.stepper.update(found.losses, factor)
         if outcome.moved:
-            if self.config.router_balance == "bias" and load.numel():
-                self.parallel.balance_by_bias(load, self.config.router_bias_rate)
+            if self.config.router_balance == "bias" and found.load.numel():
+                self.parallel.balance_by_bias(found.load, self.config.router_bias_rate)
             if self.average is not None:
                 self.average.update()
         elif not outcome.overflowed:
             # By the thread that plans the batches, whose plans are not to be changed by two.
             stories = builder.submit(self._stories_of_step).result() if self.processes.is_main else {}
-            self._tell_of_skipped(sums, outcome, factor, stories)
+            self._tell_of_skipped(found.losses, outcome, factor, stories)
         rows = self.config.batch_size * self.config.gradient_accumulation_steps * self.processes.world_size
         self.state = dataclasses.replace(
             self.state,
@@ -638,10 +558,10 @@ class _Run:
             skipped_steps=self.state.skipped_steps + (not outcome.moved),
             averaged_steps=0 if self.average is None else self.average.updates,
         )
-        self.since.add(
-            sums,
-            load,
-            counts,
+        self.recorder.sums.add(
+            found.losses,
+            found.load,
+            found.counts,
             seconds=watch.seconds(),
             tokens=rows * self.length,
             grad_norm=outcome.gradient_norm if outcome.moved else None,
@@ -671,56 +591,26 @@ class _Run:
             self._save()
             self.saver.wait()
 
-    def _gradient(self, batches: Sequence[Batch]) -> tuple[list[float], Tensor, StepCounts]:
-        """Compute the gradient of a step; where memory runs out, by smaller passes, which make the same gradient.
-
-        Returns:
-            What `_backward` and `_step_counts` give.
+    def _gradient(self, batches: Sequence[Batch]) -> StepGradient:
+        """The gradient of the next step; what it needed to fit the memory holds for the rest of the run. Together.
 
         Raises:
-            TrainingError: memory runs out with a single row in a pass.
-            RuntimeError, MemoryError: it runs out in one of several processes, of which others wait for this one in
-                the middle of a pass.
+            TrainingError: a single row does not fit; what was learnt is saved.
         """
-        while True:
-            passes = [part for batch in batches for part in batch.split(self.plan.rows)]
-            counts, share = self._step_counts(passes)
-            try:
-                return *self._backward(passes, counts.targets, share), counts
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or self.processes.world_size > 1:
-                    raise
-                problem = first_line(error)
-            # Only here, since the exception keeps what was computed before it.
-            self._need_less_memory(problem)
-
-    def _need_less_memory(self, problem: str) -> None:
-        """Halve the rows of a pass for the rest of the run, or compute blocks again in the backward pass.
-
-        Raises:
-            TrainingError: all of that was done already.
-        """
-        self.optimizer.zero_grad()
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        step = f"step {self.state.step + 1:,}: memory ran out ({problem})"
-        if self.plan.rows > 1:
-            sliced = self.config.sharing == "fsdp"  # gradients that add up over passes would be whole
-            self.plan = dataclasses.replace(self.plan, rows=self.plan.rows // 2, exchange_every_pass=sliced)
-            how = f"going on with {self.plan.rows} row(s) in a pass, which gives the same gradient"
-        elif not self.model.recompute_blocks:
-            self.plan = dataclasses.replace(self.plan, recompute=True)
-            self.model.recompute_blocks = True
-            how = "going on with blocks that are computed again in the backward pass"
-        else:
+        step = f"step {self.state.step + 1:,}"
+        try:
+            found, change = self.stepper.gradient(batches)
+        except StepTooLargeError as error:
             self._save_if_new()
             raise TrainingError(
-                f"{step} with a single row of {self.length:,} tokens in a pass; {self._what_remains()}. "
+                f"{step}: {error} with a single row of {self.length:,} tokens in a pass; {self._what_remains()}. "
                 "Lower --train-length, choose a smaller model, or free some memory."
-            )
-        self.state = dataclasses.replace(self.state, most_rows=self.plan.rows, must_recompute=self.plan.recompute)
-        self.say(f"{step}: {how}", "yellow")
+            ) from error
+        if change is not None:
+            plan = self.stepper.plan
+            self.state = dataclasses.replace(self.state, most_rows=plan.rows, must_recompute=plan.recompute)
+            self.say(f"{step}: {change}", "yellow")
+        return found
 
     def _stories_of_step(self) -> dict[str, Any]:
         """Which stories all processes read in the present step."""
@@ -777,84 +667,6 @@ class _Run:
             f"{self.directory / EVIDENCE_FOLDER}; {self._what_remains()}"
         )
 
-    def _step_counts(self, passes: Sequence[Batch]) -> tuple[StepCounts, list[float]]:
-        """What is to be predicted in the whole step, and each pass's share of all tokens in it."""
-        own = [self.model.count_targets(part.documents, part.trained) for part in passes]
-        tokens = [float((part.documents >= 0).sum()) for part in passes]
-        depths = len(own[0])
-        target_bytes = sum(count_target_bytes(part, self.byte_counts) for part in passes)
-        *targets, all_tokens, all_bytes = self.processes.total(
-            [*(float(sum(c[depth] for c in own)) for depth in range(depths)), sum(tokens), float(target_bytes)]
-        )
-        return StepCounts(tuple(targets), all_bytes), [count / max(1.0, all_tokens) for count in tokens]
-
-    def _backward(
-        self, passes: Sequence[Batch], counts: tuple[float, ...], shares: Sequence[float]
-    ) -> tuple[list[float], Tensor]:
-        """Gradients of the step; its losses (next token, later ones, balance, z) and expert load, of all processes."""
-        config = self.config
-        self.optimizer.zero_grad()
-        sums: Tensor | None = None
-        load: Tensor | None = None
-        for index, (part, share) in enumerate(zip(passes, shares, strict=True)):
-            with self.parallel.synchronised(index == len(passes) - 1 or self.plan.exchange_every_pass):
-                with self.times.device_part("forward"):
-                    losses = self.parallel.loss(
-                        part.tokens,
-                        part.documents,
-                        part.trained,
-                        balance_coef=config.router_balance_coef if config.router_balance == "loss" else 0.0,
-                        z_coef=config.router_z_coef,
-                        multi_token_weight=config.multi_token_loss_weight,
-                        target_counts=counts,
-                        aux_share=share,
-                    )
-                with self.times.device_part("backward"):
-                    self.parallel.backward(self.scaler.scale(losses.total))
-            values = torch.stack(
-                [losses.next_token, *losses.multi_token, losses.balance * share, losses.router_z * share]
-            ).detach()
-            sums = values if sums is None else sums + values
-            load = losses.expert_load if load is None else load + losses.expert_load
-        assert sums is not None
-        assert load is not None
-        return self.processes.total(sums.tolist()), self.processes.total_tensor(load)
-
-    def _update(self, losses: Sequence[float], factor: float) -> StepOutcome:
-        """Clip the gradient and move the weights, unless a loss or the gradient is not finite; together."""
-        scale = self.scaler.get_scale() if self.scaled is not None else None
-        if self.scaled is not None:
-            self.scaler.unscale_(self.scaled)
-        norm = self.parallel.gradient_norm()
-        sound = all(map(math.isfinite, losses))
-        # By all processes' numbers: should those of one be broken, the others must not go on without it.
-        broken, broken_losses = self.processes.largest([float(not (sound and math.isfinite(norm))), float(not sound)])
-        if broken:
-            if scale is not None:
-                self._after_overflow(back_off=not broken_losses)
-            # At a scale of 1 and below, gradients are no larger than without scaling.
-            overflowed = scale is not None and scale > 1.0 and not broken_losses
-            return StepOutcome(moved=False, gradient_norm=norm, loss_scale=scale, overflowed=overflowed)
-        limit = self.config.grad_clip
-        if limit and norm > limit:
-            self.parallel.scale_gradient(limit / norm)
-        self.optimizer.step(factor)
-        if scale is not None:
-            self.scaler.update()
-        return StepOutcome(moved=True, gradient_norm=norm, loss_scale=scale)
-
-    def _after_overflow(self, *, back_off: bool) -> None:
-        """Lower the loss scale as GradScaler does, in every process alike, whosever gradients overflowed.
-
-        Args:
-            back_off: False keeps the scale: where the loss itself is not finite, a smaller one would not help.
-        """
-        state = self.scaler.state_dict()
-        self.scaler.update()  # to be ready for the next step; what it makes of the scale does not count
-        if back_off:
-            state |= {"scale": state["scale"] * state["backoff_factor"], "_growth_tracker": 0}
-        self.scaler.load_state_dict(state)
-
     def _after_step(self) -> None:
         """What is due after a step: saving, then evaluating and recording."""
         config, step = self.config, self.state.step
@@ -865,12 +677,11 @@ class _Run:
             self._save()
         if evaluating:
             self._evaluate_and_keep()
-            if time.monotonic() >= self.draw_not_before:
-                self._draw()
+            self.recorder.draw_when_due(step)
         elif self._is_record_due():
             self._record(None)
         else:
-            self._show(self._new_record(None))
+            self.recorder.show_step(self.state, self.stepper.loss_scale)
 
     def _is_record_due(self) -> bool:
         return self.state.step % self.config.log_interval == 0 or self.state.step == 1
@@ -886,17 +697,17 @@ class _Run:
         if self.state.evaluated_step != self.state.step:
             self._evaluate_and_keep()
         self._save_model_if_none()
-        self._draw()
+        self.recorder.draw(self.state.step)
 
     def _stop(self) -> None:
         """The end by a signal or by `stop_after`: save, and see that there is a model to tell stories with."""
         if not self._is_saved():
             self._save()
         self.saver.wait()
-        if self.since.steps:
+        if self.recorder.sums.steps:
             self._record(None, interim=True)
         self._save_model_if_none()
-        self._draw()
+        self.recorder.draw(self.state.step)
         self.processes.wait()  # one that ends early, with an exit code that is not 0, lets torchrun end the others
 
     def _save_model_if_none(self) -> None:
@@ -915,21 +726,21 @@ class _Run:
     # Saving, evaluating, recording
 
     def _save(self) -> None:
-        self.display.activity("saving")
+        self.recorder.display.activity("saving")
         self.state = dataclasses.replace(
             self.state,
             identity=self.identity,
             training_config=self.config.to_dict(),
             data_config=self.data_config.to_dict(),
-            scaler=self.scaler.state_dict() if self.precision.scaled else None,
+            scaler=self.stepper.scaler.state_dict() if self.precision.scaled else None,
             world_size=self.processes.world_size,
-            trackers=self.trackers.identifiers(),
-            sums=self.since.to_dict(),
+            trackers=self.recorder.trackers.identifiers(),
+            sums=self.recorder.sums.to_dict(),
         )
         with self.times.part("saving"):
             self.saver.save(self.state, self.parallel.own(self._tensors()) | self._random_tensors())
         self.state_path = checkpoint.state_path(self.directory, self.state.step)
-        self.display.activity("")
+        self.recorder.display.activity("")
 
     def _averaged(self) -> AbstractContextManager[None]:
         """The model with the average of its weights, if one is kept."""
@@ -944,7 +755,7 @@ class _Run:
         Raises:
             TrainingError: evaluations fail again and again.
         """
-        self.display.activity("evaluating")
+        self.recorder.display.activity("evaluating")
         problem: str | None = None
         self.evaluation = None
         with self._averaged():
@@ -966,7 +777,7 @@ class _Run:
         if problem is not None:
             self._after_failed_evaluation(problem)
         self.processes.wait()
-        self.display.activity("")
+        self.recorder.display.activity("")
 
     def _after_failed_evaluation(self, problem: str) -> None:
         self.model.train()
@@ -979,7 +790,7 @@ class _Run:
                 "Mend what it names, or evaluate less often (--eval-interval)."
             )
         self.say(f"{what}: training goes on", "yellow")
-        if self.since.steps:
+        if self.recorder.sums.steps:
             self._record(None)
 
     def _keep_evaluation(self, evaluation: Evaluation | None) -> None:
@@ -989,7 +800,7 @@ class _Run:
         better = evaluation is None or best is None or evaluation.loss_nats < best
         if evaluation is not None and better:
             best = evaluation.loss_nats
-        if self.since.steps or evaluation is not None:
+        if self.recorder.sums.steps or evaluation is not None:
             self._record(evaluation)
         changes: dict[str, Any] = {
             "best_validation_loss": best,
@@ -1030,7 +841,7 @@ class _Run:
             model.train()
         if text:
             self.say(text, "italic")
-            self.trackers.text(self.state.step, text)
+            self.recorder.trackers.text(self.state.step, text)
 
     def evaluate(self) -> Evaluation | None:
         """Loss on held-out stories, always the same ones; None without any."""
@@ -1042,7 +853,7 @@ class _Run:
                 batch_size=self.config.batch_size,
                 length=self.length,
                 most_batches=self.config.eval_iters * self.processes.world_size,  # of all: as many for any number
-                rows_at_once=self.plan.rows,
+                rows_at_once=self.stepper.plan.rows,
                 processes=self.processes,
             )
 
@@ -1059,7 +870,7 @@ class _Run:
             "weights": "of the last step"
             if self.average is None
             else f"exponential moving average of {self.average.updates:,} steps, decay {self.average.decay}",
-            "train_loss_nats": self.train_loss,
+            "train_loss_nats": self.recorder.train_loss,
             "validation_loss_nats": None if evaluation is None else evaluation.loss_nats,
             "validation_bits_per_byte": None if evaluation is None else evaluation.bits_per_byte,
             "data_fingerprint": self.data.fingerprint,
@@ -1073,119 +884,8 @@ class _Run:
         with self.times.part("saving"):
             save_model(self.directory / MODEL_FILE, model, self.data.vocabulary, provenance)
 
-    def _new_record(self, evaluation: Evaluation | None) -> StepRecord:
-        """What is known about the last step without asking anything for it: what is shown after each step."""
-        since = self.since
-        values: dict[str, Any] = {}
-        if since.steps:
-            values |= self._rates(since.factor) | self._speeds(since)
-            values["grad_norm"] = since.grad_norm
-            values["step_seconds"] = since.seconds / since.steps
-        if since.finite_steps:
-            means = since.mean_losses()
-            values["loss_nats"] = self.train_loss = means[0]
-            values["bits_per_byte"] = since.bits_per_byte()
-            values["multi_token_loss_nats"] = tuple(means[1:-2])
-            if self.model.config.num_experts > 1:
-                values["balance_loss"], values["router_z_loss"] = means[-2:]
-        if evaluation is not None:
-            values |= {
-                "validation_loss_nats": evaluation.loss_nats,
-                "validation_bits_per_byte": evaluation.bits_per_byte,
-                "validation_accuracy": evaluation.accuracy,
-                "validation_multi_token_loss_nats": evaluation.multi_token_loss_nats,
-                "validation_multi_token_accuracy": evaluation.multi_token_accuracy,
-            }
-        return StepRecord(
-            step=self.state.step,
-            tokens_seen=self.state.tokens_seen,
-            training_seconds=self.state.training_seconds,
-            loss_scale=float(self.scaler.get_scale()) if self.precision.scaled else None,
-            skipped_steps=self.state.skipped_steps,
-            **values,
-        )
-
-    def _rates(self, factor: float) -> dict[str, Any]:
-        """Learning rates of a step whose schedule gives a factor."""
-        config = self.config
-        embedding = config.embedding_learning_rate
-        return {
-            "learning_rate": config.learning_rate * factor,
-            "embedding_learning_rate": None if embedding is None else embedding * factor,
-            "matrix_learning_rate": config.matrix_learning_rate * factor if config.optimizer == "muon" else None,
-        }
-
-    def _speeds(self, since: StepSums) -> dict[str, Any]:
-        if not since.seconds:
-            return {}
-        flops = self.flops_per_token * since.tokens / since.seconds
-        peak = None if self.peak_flops is None else self.peak_flops * self.processes.world_size
-        return {
-            "tokens_per_second": since.tokens / since.seconds,
-            "targets_per_second": since.targets / since.seconds,
-            "model_flops_per_second": flops,
-            "model_flops_utilization": None if peak is None else flops / peak,
-        }
-
     def _record(self, evaluation: Evaluation | None, *, interim: bool = False) -> None:
-        """Record the steps since the record before, and what an evaluation found; together."""
-        record = dataclasses.replace(
-            self._new_record(evaluation),
-            interim=interim or None,
-            **self._expert_load(),
-            **self._memory_and_times(),
-        )
-        self.since = StepSums()
-        if self.metrics is not None:
-            self.metrics.write(record)
-        self.trackers.log(record)
-        self._show(record)
-
-    def _expert_load(self) -> dict[str, Any]:
-        shares = self.since.load_shares()
-        if shares is None:
-            return {}
-        return {
-            "expert_load": tuple(tuple(round(share, LOAD_DIGITS) for share in layer) for layer in shares.tolist()),
-            "expert_load_entropy": tuple(relative_entropy(shares).tolist()),
-            "expert_load_max_over_mean": float(shares.max()) * shares.shape[1],
-            "expert_load_min_over_mean": float(shares.min()) * shares.shape[1],
-        }
-
-    def _memory_and_times(self) -> dict[str, Any]:
-        """Memory of the process that has most, this one's times since they were last taken; together."""
-        names = ("resident_memory_bytes", "peak_memory_bytes", "gpu_memory_bytes", "gpu_peak_memory_bytes")
-        own = [-1 if size is None else size for size in (*process_memory(), *gpu_memory(self.device))]
-        most = self.processes.largest([float(size) for size in own])
-        parts, passed = self.times.take()
-        return {
-            **{name: None if size < 0 else int(size) for name, size in zip(names, most, strict=True)},
-            **{f"{part}_seconds": seconds for part, seconds in parts.items()},
-            "interval_seconds": passed,
-        }
-
-    def _show(self, record: StepRecord) -> None:
-        config, step = self.config, self.state.step
-        share = run_share(step, config.max_iters, self.state.training_seconds, config.max_seconds)
-        remaining = None if record.step_seconds is None else record.step_seconds * (config.max_iters - step)
-        if config.max_seconds is not None:
-            time_left = max(0.0, config.max_seconds - self.state.training_seconds)
-            remaining = time_left if remaining is None else min(remaining, time_left)
-        self.display.step(record, share=share, remaining_seconds=remaining)
-
-    def _draw(self) -> None:
-        if self.processes.is_main and self.metrics is not None and self.metrics.lines:
-            began = time.monotonic()
-            try:
-                path = plot_training_curves(self.metrics.path, self.directory / PLOT_FILE)
-            except FileWriteError:
-                raise
-            except Exception as error:  # noqa: BLE001 - whatever drawing raises, training does not depend on it
-                self.say(f"no picture of the curves: {first_line(error)}", "yellow")
-                return
-            # Drawing takes a second or so; a short run with many evaluations should not spend itself on pictures.
-            self.draw_not_before = time.monotonic() + PICTURE_SHARE * (time.monotonic() - began)
-            self.trackers.picture(self.state.step, path)
+        self.recorder.record(self.state, evaluation, self.stepper.loss_scale, interim=interim)
 
     def _result(self, *, complete: bool, exit_code: int) -> TrainingResult:
         model, plot, state = self.directory / MODEL_FILE, self.directory / PLOT_FILE, self.state
@@ -1197,7 +897,7 @@ class _Run:
             steps=state.step,
             tokens_seen=state.tokens_seen,
             training_seconds=state.training_seconds,
-            train_loss=self.train_loss,
+            train_loss=self.recorder.train_loss,
             validation_loss=None if self.evaluation is None else self.evaluation.loss_nats,
             validation_bits_per_byte=None if self.evaluation is None else self.evaluation.bits_per_byte,
             best_validation_loss=state.best_validation_loss,
