@@ -154,7 +154,8 @@ run_tests() {
     check "Formatting" "$bin/ruff" format --check .
     check "Types" "$bin/mypy"
     check "Import layers" "$bin/lint-imports"
-    check "Tests" "$bin/python" -m pytest "$@"
+    # A file's tests stay in one process, which has torch and half a gigabyte of its own.
+    check "Tests" "$bin/python" -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile "$@"
     say "All checks passed"
 }
 

@@ -50,6 +50,8 @@ def kind_of(line: str) -> str:
     found = re.fullmatch(r"(?:\./(setup)\.sh|stories (\w+)|(?:python3|torchrun .*) ?src/(\w+)\.py)(?: .*)?", line)
     assert found, f"the README has a command that no test runs: {line}"
     setup, command, script = found.groups()
+    if "--check" in line or "--estimate" in line:
+        return "look ahead"
     return setup or command or {"run_training": "train", "generate": "generate"}[script]
 
 
@@ -63,6 +65,8 @@ def test_readme_has_commands_of_each_kind() -> None:
     assert {kind: len(lines) for kind, lines in LINES.items()} == {
         "setup": 2,  # installing takes minutes; tests/test_front_doors.py has what can be tested of it
         "train": 4,
+        "look ahead": 2,
+        "runs": 1,
         "generate": 2,
         "prepare": 1,
         "inspect": 1,
@@ -197,6 +201,24 @@ def test_generate_commands_tell_stories(line: str, trained: Path, commands) -> N
     # Nothing fixes the seed, and after two steps any token may be the end: one word or two is all that is certain.
     assert max(map(len, stories)) > len(asked[0]) + 1, "a model this young may end a story at once, but not each"
     assert result.stderr.count(" tokens/s), ") == len(asked)
+
+
+@pytest.mark.parametrize("line", LINES["look ahead"])
+def test_what_a_run_would_need_is_said_without_training(line: str, new_folder, commands) -> None:
+    folder = new_folder("ahead")
+    before = sorted(folder.rglob("*"))
+    done = commands.run(shlex.split(line), folder)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
+    assert ("fits into 74.5 GiB" if "--estimate" in line else "my_stories.jsonl") in done.stdout
+    assert sorted(folder.rglob("*")) == before, "nothing is written"
+
+
+@pytest.mark.parametrize("line", LINES["runs"])
+def test_runs_are_listed(line: str, trained: Path, commands) -> None:
+    done = commands.run(shlex.split(line), trained)
+    assert done.returncode == 0, done.stderr
+    assert "complete" in done.stdout
 
 
 @pytest.mark.parametrize("line", LINES["inspect"])

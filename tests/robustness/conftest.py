@@ -13,6 +13,8 @@ from typing import IO
 
 import pytest
 
+from support.trainings import Trainings, write_stories
+
 PROCESS_STARTER = """
 import ctypes, json, os, resource, signal, sys, threading
 import matplotlib.backends.backend_agg, matplotlib.figure, torch._dynamo  # once for all: importing takes seconds
@@ -131,3 +133,18 @@ SMALL = shlex.split(
 def small() -> list[str]:
     """The command that trains a small model."""
     return ["train", *SMALL]
+
+
+@pytest.fixture(scope="session")
+def trainings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainings]:
+    """Starts training jobs of several processes, too."""
+    with Trainings(tmp_path_factory.mktemp("logs")) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def story_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What these jobs train on."""
+    path = tmp_path_factory.mktemp("stories") / "stories.jsonl"
+    write_stories(path)
+    return path

@@ -4,7 +4,8 @@
 
 The same small run, in float32 and with the same global batch, is trained by one process, by 2 and 4 with
 DistributedDataParallel, by 2 with FSDP2, and by numbers of processes that change twice on the way (the run is stopped
-by SIGTERM and gone on with). The largest difference of training and validation loss from the curve of one process is told.
+by SIGTERM and gone on with). The largest difference of training and validation loss from the curve of one process is
+told.
 
 Progress goes to standard error, the result as JSON to standard output. The exit code is 1 if a difference is too large.
 """
@@ -35,21 +36,23 @@ from support.trainings import (  # noqa: E402
 
 TOLERANCE = 1e-4
 ROWS = 4
-WAYS: dict[str, tuple[str, tuple[int, ...]]] = {
-    "1 process": ("ddp", (1,)),
-    "DDP, 2 processes": ("ddp", (2,)),
-    "DDP, 4 processes": ("ddp", (4,)),
-    "FSDP, 2 processes": ("fsdp", (2,)),
-    "DDP, 1 process, then 2, then 1": ("ddp", (1, 2, 1)),
-    "DDP, 2 processes, then 1, then 4": ("ddp", (2, 1, 4)),
-    "FSDP, 2 processes, then 1, then 2": ("fsdp", (2, 1, 2)),
+WAYS: dict[str, tuple[tuple[str, int], ...]] = {
+    "1 process": (("ddp", 1),),
+    "DDP, 2 processes": (("ddp", 2),),
+    "DDP, 4 processes": (("ddp", 4),),
+    "FSDP, 2 processes": (("fsdp", 2),),
+    "DDP, 1 process, then 2, then 1": (("ddp", 1), ("ddp", 2), ("ddp", 1)),
+    "DDP, 2 processes, then 1, then 4": (("ddp", 2), ("ddp", 1), ("ddp", 4)),
+    "FSDP, 2 processes, then 1, then 2": (("fsdp", 2), ("fsdp", 1), ("fsdp", 2)),
+    "DDP, then FSDP, then DDP, 2 processes": (("ddp", 2), ("fsdp", 2), ("ddp", 2)),
 }
+"""How the model is shared, and by how many processes, in each part of a run."""
 
 
-def run(trainings: Trainings, folder: Path, words: dict[int, list[str]], parts: tuple[int, ...], steps: int) -> None:
-    """Train in parts of about the same length, each with so many processes."""
-    for index, ranks in enumerate(parts):
-        job = trainings.start(words[ranks], folder, ranks=ranks)
+def run(trainings: Trainings, folder: Path, parts: list[tuple[list[str], int]], steps: int) -> None:
+    """Train in parts of about the same length, each with a command and a number of processes."""
+    for index, (words, ranks) in enumerate(parts):
+        job = trainings.start(words, folder, ranks=ranks)
         last = index == len(parts) - 1
         if not last:
             send(after_step(job, folder, steps * (index + 1) // len(parts)), signal.SIGTERM)
@@ -70,21 +73,23 @@ def main() -> int:
         write_stories(data)
         tasks = [(optimizer, way) for optimizer in given.optimizers for way in WAYS]
         for optimizer, way in track(tasks, console=Console(stderr=True)):
-            sharing, parts = WAYS[way]
-            words = {
-                ranks: training_words(
-                    data,
-                    steps=given.steps,
-                    ranks=ranks,
-                    sharing=sharing,
-                    rows=ROWS,
-                    accumulation=given.accumulation,
-                    more=["--optimizer", optimizer, "--save-interval", "20", "--eval-interval", "25"],
+            parts = [
+                (
+                    training_words(
+                        data,
+                        steps=given.steps,
+                        ranks=ranks,
+                        sharing=sharing,
+                        rows=ROWS,
+                        accumulation=given.accumulation,
+                        more=["--optimizer", optimizer, "--save-interval", "20", "--eval-interval", "25"],
+                    ),
+                    ranks,
                 )
-                for ranks in parts
-            }
+                for sharing, ranks in WAYS[way]
+            ]
             folder = Path(name) / optimizer / way
-            run(trainings, folder, words, parts, given.steps)
+            run(trainings, folder, parts, given.steps)
             alone = Path(name) / optimizer / next(iter(WAYS))
             largest.setdefault(optimizer, {})[way] = furthest_apart(alone, folder)
     result: dict[str, Any] = {

@@ -6,13 +6,20 @@ half of the data written and the rest not.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from gpt_oss_stories.training.checkpoint import list_states, read_state
+from support.trainings import after_step, differences, hidden, newest_state, training_words
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs limits on the length of files")
 
@@ -51,32 +58,31 @@ def story(stories, folder: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    ("name", "share"),
-    [("best_model.pt", 0.5), ("state-00000004", 0.3), ("state-00000004", 0.99), ("metrics.jsonl", 1.1)],
+    ("name", "share"), [("state-00000004", 0.3), ("state-00000004", 0.99), ("metrics.jsonl", None)]
 )
 def test_training_that_cannot_write_leaves_the_earlier_model(
-    name: str, share: float, stories, small, trained, tmp_path
+    name: str, share: float | None, stories, small, trained, tmp_path
 ) -> None:
     folder = tmp_path / "run"
     shutil.copytree(trained, folder)
+    checkpoints = folder / "checkpoints"
+    state, record = checkpoints / "state-00000002" / "__0_0.distcp", checkpoints / "metrics.jsonl"
+    if name == "metrics.jsonl":  # longer than all other files, so that it is the one that may not grow
+        first, *others = record.read_text().splitlines()
+        longer = json.dumps({**json.loads(first), "note": "x" * 2 * state.stat().st_size}, separators=(",", ":"))
+        record.write_text("\n".join([longer, *others]) + "\n")
     before = files_in(folder)
     told = story(stories, folder)
-    checkpoints = folder / "checkpoints"
-    sizes = {
-        "best_model.pt": (checkpoints / "best_model.pt").stat().st_size,
-        "state-00000004": (checkpoints / "state-00000002" / "__0_0.distcp").stat().st_size,
-        "metrics.jsonl": (checkpoints / "metrics.jsonl").stat().st_size,
-    }
-    # An evaluation before the end finds a better model before a state is saved.
-    words = [*small, "--max-iters", "4", *(["--eval-interval", "3"] if name == "best_model.pt" else [])]
-    error = the_error(*stories.run(words, folder, file_bytes=int(sizes[name] * share)))
+    words = [*small, "--max-iters", "4"]
+    most = record.stat().st_size + 100 if name == "metrics.jsonl" else int(share * state.stat().st_size)
+    error = the_error(*stories.run(words, folder, file_bytes=most))
     assert f"checkpoints/{name}" in error
     assert REFUSED in error
 
     after = files_in(folder)
     assert after.keys() == before.keys(), "nothing temporary is left"
     changed = {path for path, content in before.items() if after[path] != content}
-    assert changed <= {"checkpoints/metrics.jsonl"}
+    assert changed <= {"checkpoints/metrics.jsonl", "checkpoints/run.json"}
     assert story(stories, folder) == told
 
     code, said = stories.run(words, folder)
@@ -110,3 +116,44 @@ def test_output_that_nobody_can_keep_is_an_error(words: str, stories, trained) -
     before = files_in(trained)
     assert os.strerror(errno.ENOSPC) in the_error(*stories.run(words, trained, out="/dev/full"))
     assert files_in(trained) == before
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder with a disk of its own, of 8 MiB, as its checkpoint folder."""
+    place = tmp_path / "run" / "checkpoints"
+    place.mkdir(parents=True)
+    command = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(place)]
+    if sys.platform != "linux" or os.geteuid() or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a disk in memory")
+    yield place.parent
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_in_mid_save_loses_nothing(trainings, story_file, small_disk: Path, tmp_path) -> None:
+    words = training_words(story_file, steps=60, more=["--save-interval", "3", "--eval-interval", "30"])
+    job = trainings.start(words, small_disk)
+    after_step(job, small_disk, 7)
+    ballast = small_disk / "checkpoints" / "ballast"
+    with ballast.open("wb") as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(1 << 20))
+            file.flush()
+    size = sum(path.stat().st_size for path in newest_state(small_disk).iterdir())
+    os.truncate(ballast, ballast.stat().st_size - size // 2)
+    error = the_error(job.finish(), job.said)
+    assert "cannot save the training state checkpoints/state-" in error
+    assert os.strerror(errno.ENOSPC) in error
+    assert hidden(small_disk) == [], "nothing half-written is left"
+    states = list_states(small_disk / "checkpoints")
+    assert states
+    for state in states:
+        read_state(state)  # checks every file
+    ballast.unlink()
+    code, said = trainings.run(words, small_disk)
+    assert code == 0, said
+    assert f"resuming from checkpoints/{states[0].name}: " in said
+    code, said = trainings.run(words, tmp_path / "left-alone")
+    assert code == 0, said
+    assert differences(small_disk, tmp_path / "left-alone") == []

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from gpt_oss_stories.model.model_file import load_model_file
+from support.trainings import differences, hidden, moments_of_saving, training_words
 
 STEPS, PARTS = 8, 4
 MORE = ["--max-iters", str(STEPS), "--save-interval", "2", "--eval-interval", "4"]
@@ -25,10 +26,6 @@ def left_alone(stories, small, tmp_path_factory) -> tuple[Path, float]:
     code, said = stories.run([*small, *MORE], folder)
     assert code == 0, said
     return folder, time.monotonic() - began
-
-
-def hidden(folder: Path) -> list[str]:
-    return [str(path.relative_to(folder)) for path in folder.rglob(".*") if path.name != ".metadata"]
 
 
 @pytest.mark.slow
@@ -79,3 +76,29 @@ def test_what_a_killed_write_of_the_model_left_is_cleared(stories, small, left_a
     code, said = stories.run([*small, "--max-iters", "1"], tmp_path)
     assert code == 0, said
     assert hidden(tmp_path) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("optimizer", "ranks"), [("adamw", 1), ("muon", 2)])
+def test_a_run_killed_while_it_saves_ends_with_the_same_bits(
+    optimizer: str, ranks: int, trainings, story_file, tmp_path
+) -> None:
+    """With accumulation, through several epochs; `kills.py` does the same more often."""
+    more = ["--save-interval", "2", "--eval-interval", "5", "--log-interval", "3", "--optimizer", optimizer]
+    words = training_words(story_file, steps=12, ranks=ranks, accumulation=2, more=more)
+    code, said = trainings.run(words, tmp_path / "left-alone", ranks=ranks)
+    assert code == 0, said
+    folder, draw, half_written = tmp_path / "killed", random.Random(optimizer), 0
+    for _ in range(4):
+        job = trainings.start(words, folder, ranks=ranks)
+        for _ in zip(range(draw.randint(1, 8)), moments_of_saving(folder, job), strict=False):
+            pass
+        assert job.code is None, "it saves in the very end, too"
+        job.kill()
+        half_written += any((folder / "checkpoints").glob(".saving-*"))
+    assert half_written > 0
+    code, said = trainings.run(words, folder, ranks=ranks)
+    assert code == 0, said
+    assert "damaged" not in said
+    assert differences(folder, tmp_path / "left-alone") == []
+    assert hidden(folder) == []

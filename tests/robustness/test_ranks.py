@@ -6,7 +6,6 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,6 @@ from support.trainings import (
     newest_state,
     send,
     training_words,
-    write_stories,
 )
 
 pytestmark = pytest.mark.slow
@@ -34,28 +32,15 @@ CURVE = 50
 """Steps over which the curves of one and of several processes are compared."""
 
 
-@pytest.fixture(scope="module")
-def trainings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainings]:
-    with Trainings(tmp_path_factory.mktemp("logs")) as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "stories.jsonl"
-    write_stories(path)
-    return path
-
-
 def words(data: Path, ranks: int) -> list[str]:
     return training_words(data, steps=STEPS, ranks=ranks, accumulation=2, more=OFTEN)
 
 
 @pytest.fixture(scope="module")
-def together(trainings: Trainings, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def together(trainings: Trainings, story_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two processes that nothing disturbs."""
     folder = tmp_path_factory.mktemp("together")
-    code, said = trainings.run(words(data, 2), folder, ranks=2)
+    code, said = trainings.run(words(story_file, 2), folder, ranks=2)
     assert code == 0, said
     return folder
 
@@ -64,10 +49,10 @@ def errors(job: Job) -> list[str]:
     return [line for line in job.said.splitlines() if line.startswith("error:")]
 
 
-def test_two_processes_follow_the_curve_of_one_also_when_their_number_changes(trainings, data, tmp_path) -> None:
+def test_two_processes_follow_the_curve_of_one_also_when_their_number_changes(trainings, story_file, tmp_path) -> None:
     for name, parts in {"alone": [(1, None)], "changing": [(2, 15), (1, 30), (2, None)]}.items():
         for ranks, until in parts:
-            job = trainings.start(training_words(data, steps=CURVE, ranks=ranks), tmp_path / name, ranks=ranks)
+            job = trainings.start(training_words(story_file, steps=CURVE, ranks=ranks), tmp_path / name, ranks=ranks)
             if until is not None:
                 send(after_step(job, tmp_path / name, until), signal.SIGTERM)
             assert (job.finish() == 0) == (until is None), job.said
@@ -83,8 +68,8 @@ def test_two_processes_follow_the_curve_of_one_also_when_their_number_changes(tr
     [(signal.SIGTERM, None), (signal.SIGINT, 1)],
     ids=["SIGTERM to torchrun", "SIGINT to one process"],
 )
-def test_a_signal_to_one_stops_all_with_one_state(number, rank, trainings, data, together, tmp_path) -> None:
-    job = trainings.start(words(data, 2), tmp_path, ranks=2)
+def test_a_signal_to_one_stops_all_with_one_state(number, rank, trainings, story_file, together, tmp_path) -> None:
+    job = trainings.start(words(story_file, 2), tmp_path, ranks=2)
     send(after_step(job, tmp_path, 4), number, rank=rank)
     assert job.finish(END_SECONDS) != 0
     assert job.said.count(f"{number.name} received: saving") == 1
@@ -92,7 +77,7 @@ def test_a_signal_to_one_stops_all_with_one_state(number, rank, trainings, data,
     assert errors(job) == []
     state = newest_state(tmp_path)
     assert f"the same command goes on from checkpoints/{state.name}" in job.said
-    code, said = trainings.run(words(data, 2), tmp_path, ranks=2)
+    code, said = trainings.run(words(story_file, 2), tmp_path, ranks=2)
     assert code == 0, said
     assert f"resuming from checkpoints/{state.name}: " in said
     assert "damaged" not in said
@@ -100,8 +85,8 @@ def test_a_signal_to_one_stops_all_with_one_state(number, rank, trainings, data,
     assert hidden(tmp_path) == []
 
 
-def test_a_killed_process_ends_all_with_one_line(trainings, data, together, tmp_path) -> None:
-    job = trainings.start(words(data, 2), tmp_path, ranks=2)
+def test_a_killed_process_ends_all_with_one_line(trainings, story_file, together, tmp_path) -> None:
+    job = trainings.start(words(story_file, 2), tmp_path, ranks=2)
     after_step(job, tmp_path, 7)
     began = time.monotonic()
     send(job, signal.SIGKILL, rank=0)
@@ -111,13 +96,13 @@ def test_a_killed_process_ends_all_with_one_line(trainings, data, together, tmp_
     assert "process 0 of 2 ended suddenly" in line
     assert f"the last state is checkpoints/{newest_state(tmp_path).name}: start the same command again" in line
     assert "RuntimeError" not in job.said, "no traceback of a process that has only lost its fellow"
-    code, said = trainings.run(words(data, 2), tmp_path, ranks=2)
+    code, said = trainings.run(words(story_file, 2), tmp_path, ranks=2)
     assert code == 0, said
     assert differences(tmp_path, together) == []
 
 
-def test_torchrun_starts_a_job_again_whose_processes_are_killed(trainings, data, together, tmp_path) -> None:
-    job = trainings.start(words(data, 2), tmp_path, ranks=2, restarts=3)
+def test_torchrun_starts_a_job_again_whose_processes_are_killed(trainings, story_file, together, tmp_path) -> None:
+    job = trainings.start(words(story_file, 2), tmp_path, ranks=2, restarts=3)
     for rank, step in ((1, 7), (0, 11)):
         after_step(job, tmp_path, step)
         before = [process.pid for process in job.processes()]
@@ -132,9 +117,9 @@ def test_torchrun_starts_a_job_again_whose_processes_are_killed(trainings, data,
     assert hidden(tmp_path) == []
 
 
-def test_an_error_in_all_processes_is_told_by_one(trainings, data, together, tmp_path) -> None:
+def test_an_error_in_all_processes_is_told_by_one(trainings, story_file, together, tmp_path) -> None:
     size = max(path.stat().st_size for path in newest_state(together).iterdir())
-    job = trainings.start(words(data, 2), tmp_path, ranks=2, file_bytes=size // 2)
+    job = trainings.start(words(story_file, 2), tmp_path, ranks=2, file_bytes=size // 2)
     assert job.finish(END_SECONDS) != 0
     (line,) = errors(job)
     assert f"cannot save the training state checkpoints/state-{SAVED:08d}: {os.strerror(errno.EFBIG)};" in line

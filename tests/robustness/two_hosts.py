@@ -5,7 +5,8 @@
 The hosts are network namespaces that are joined by a pair of virtual cards; they share the disk, as machines of a
 cluster do. `torchrun --nnodes=2` finds the other over that link. The loss curve is compared with one host's. Then a
 second job loses the link in mid-run: both ends must end by themselves, with a line, and the same command must go on
-from the last state when the link is up again. How long torchrun itself still looks for its store is told separately.
+from the last state when the link is up again. How long torchrun itself then waits for its store on the other host is
+told separately: it gives up when TCP does, for which `net.ipv4.tcp_retries2` is lowered here from 15 to 6.
 
 Progress goes to standard error, the result as JSON to standard output. The exit code is 1 if anything is not as it
 should be, and 77 where namespaces cannot be made.
@@ -34,8 +35,10 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / 
 from support.trainings import PROJECT, furthest_apart, training_words, write_stories  # noqa: E402
 
 STEPS, TOLERANCE, SKIPPED = 50, 1e-4, 77
-NAMES, CARDS, ADDRESSES = ("stories-a", "stories-b"), ("stories0", "stories1"), ("10.213.77.1", "10.213.77.2")
+NAMES = (f"stories-{os.getpid()}-a", f"stories-{os.getpid()}-b")
+CARDS, ADDRESSES = ("stories0", "stories1"), ("10.213.77.1", "10.213.77.2")
 PORT = 29_477
+TCP_RETRIES = 6
 
 
 def ip(words: str) -> None:
@@ -54,6 +57,10 @@ def hosts() -> Iterator[None]:
             ip(f"-n {name} addr add {address}/24 dev {card}")
             ip(f"-n {name} link set {card} up")
             ip(f"-n {name} link set lo up")
+            command = f"echo {TCP_RETRIES} > /proc/sys/net/ipv4/tcp_retries2"
+            subprocess.run(
+                ["ip", "netns", "exec", name, "sh", "-c", command], check=True, capture_output=True, text=True
+            )
         yield
     finally:
         for name in NAMES:
