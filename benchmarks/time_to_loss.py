@@ -375,9 +375,9 @@ def ours(options: dict[str, Any]) -> Workload:
     from rich.console import Console
 
     from gpt_oss_stories.model.pointwise import compile_kernels
-    from gpt_oss_stories.training.metrics import read_metrics
+    from gpt_oss_stories.training.metrics import METRICS_FILE, read_metrics
     from gpt_oss_stories.training.precision import choose_precision
-    from gpt_oss_stories.training.trainer import METRICS_FILE, train
+    from gpt_oss_stories.training.trainer import train
 
     data = open_data(options)
     config = ModelConfig.from_dict(options["model"])

@@ -52,6 +52,12 @@ if [ "$processes" -gt 1 ]; then
     door=("$python" -m torch.distributed.run --standalone "--nproc-per-node=$processes" "$project/src/run_training.py")
 fi
 
-# What is given counts last, so it replaces the size that stands before it.
-"${door[@]}" --model-size nano "$@" --check || fail "the run cannot start; see above"
-exec "${door[@]}" --model-size nano "$@"
+# What is given counts last, so it replaces the size that stands before it. A model to start from has its own.
+size=(--model-size nano)
+for word in "$@"; do
+    case "$word" in
+        --init-from | --init-from=*) size=() ;;
+    esac
+done
+"${door[@]}" ${size[@]+"${size[@]}"} "$@" --check || fail "the run cannot start; see above"
+exec "${door[@]}" ${size[@]+"${size[@]}"} "$@"

@@ -202,7 +202,7 @@ NO_EFFECT: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]] = [
     ({}, {"use_mixed_precision": True}, {"precision": "bfloat16"},
      "--mixed-precision has no effect with --precision bfloat16"),
     ({"use_wandb": True}, {"wandb_project": "p", "run_name": "r"}, {"use_wandb": False},
-     "--wandb-project, --run-name have no effect without --use-wandb"),
+     "--wandb-project has no effect without --use-wandb"),
     ({"vocabulary": "story"}, {"min_token_count": 3}, {"vocabulary": "harmony"},
      "--min-token-count has no effect with --vocabulary harmony"),
     ({}, {"storybook_stories": 5, "first_readers": 5, "storybook_seed": 5, "original_repeats": 5},

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import gpt_oss_stories
+from gpt_oss_stories.training.run_file import RunFile
 
 PROJECT = Path(__file__).parents[1]
 
@@ -248,6 +249,13 @@ def test_training_starts_only_if_the_check_finds_no_problem(scripts_copy: Path, 
     assert two.stdout.splitlines()[1] == f"-m torch.distributed.run --standalone --nproc-per-node=2 {line}"
 
 
+@pytest.mark.parametrize("flags", [["--init-from", "a.pt"], ["--init-from=a.pt"]])
+def test_a_model_to_start_from_brings_its_own_size(flags: list[str], scripts_copy: Path, tmp_path: Path) -> None:
+    done = run([str(scripts_copy / "train_small_model.sh"), *flags], cwd=tmp_path, CHECK="0")
+    line = " ".join([str(scripts_copy.parent / "src" / "run_training.py"), *flags])
+    assert done.stdout.splitlines() == [f"{line} --check", line]
+
+
 def test_each_beginning_gets_a_story(scripts_copy: Path, tmp_path: Path) -> None:
     words = [str(scripts_copy / "generate_stories.sh"), "One day", "A duck", "--seed", "1"]
     lines = run(words, cwd=tmp_path).stdout.splitlines()
@@ -285,6 +293,7 @@ SRUN = """#!/bin/bash
 echo "$@" >>"$LOG"
 while [ "${1#--}" != "$1" ]; do shift; done
 if [ -n "$SAVES" ]; then mkdir -p "$SAVES"; fi
+if [ -n "$RUN" ]; then cp "$RUN" "$(dirname "$SAVES")/run.json"; fi
 if [ -n "$CODE" ]; then exit "$CODE"; fi
 exec "$@"
 """
@@ -306,6 +315,7 @@ def slurm(folder: Path, *flags: str, **variables: str) -> tuple[subprocess.Compl
         "PATH": os.pathsep.join([str(commands), os.environ["PATH"]]),
         "LOG": str(log),
         "SAVES": "",
+        "RUN": "",
         "CODE": "",
         "PROJECT": str(PROJECT),
         "SLURM_JOB_ID": "77",
@@ -329,25 +339,51 @@ def test_the_job_script_starts_torchrun_with_a_common_meeting_point(tmp_path: Pa
     for words in ("--nproc-per-node=8", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:29400", "--rdzv-id=77-3",
                   "--parallelism fsdp --max-iters 5"):  # fmt: skip
         assert words in line
+    assert "--cpus-per-task" not in line
+    _, (line,) = slurm(tmp_path, CODE="0", SLURM_CPUS_PER_TASK="32")
+    assert line.startswith("--kill-on-bad-exit=1 --cpus-per-task=32 bash -c ")
+
+
+def run_file(folder: Path, *, ended: str | None, complete: bool = False) -> str:
+    """A `run.json` that a job leaves."""
+    folder.mkdir()
+    RunFile(started_at="2026-01-01T00:00:00+00:00", ended_at=ended, complete=complete).write(folder)
+    return str(folder / "run.json")
 
 
 @HAS_ENVIRONMENT
-def test_a_job_that_saved_something_is_requeued_and_one_that_did_not_is_not(tmp_path: Path) -> None:
+@pytest.mark.parametrize("code", ["0", "1"], ids=["--stop-after", "a signal, of which torchrun makes 1"])
+def test_a_job_that_was_stopped_with_something_new_is_requeued(code: str, tmp_path: Path) -> None:
     place = str(tmp_path / "run")
-    saves = f"{place}/state-00000005"
-    done, lines = slurm(tmp_path, "--checkpoint-dir", place, CODE="1")
-    assert done.returncode == 1
-    assert "nothing new" in done.stderr
-    assert len(lines) == 1
-    done, lines = slurm(tmp_path, f"--checkpoint-dir={place}", CODE="1", SAVES=saves)
-    assert done.returncode == 1
+    first, second, third = (run_file(tmp_path / time, ended=f"2026-01-01T0{time}:00:00+00:00") for time in "123")
+    state = f"{place}/state-00000005"
+    done, lines = slurm(tmp_path, f"--checkpoint-dir={place}", CODE=code, SAVES=state, RUN=first)
+    assert done.returncode == int(code)
+    assert "complete" not in done.stdout
     assert lines[1:] == ["requeue 77"]
-    done, lines = slurm(tmp_path, "--checkpoint-dir", place, CODE="1", SAVES=saves)
-    assert len(lines) == 1, "the state was there before"
-    last = {"SAVES": f"{place}/state-00000009", "SLURM_RESTART_COUNT": "50"}
-    done, lines = slurm(tmp_path, "--checkpoint-dir", place, CODE="1", **last)
-    assert len(lines) == 1, "often enough"
+    done, lines = slurm(tmp_path, "--checkpoint-dir", place, CODE=code, SAVES=state, RUN=second)
+    assert (done.returncode, len(lines)) == (1, 1), "the state was there before"
+    assert "nothing new" in done.stderr
+    last = {"SAVES": f"{place}/state-00000009", "RUN": third, "SLURM_RESTART_COUNT": "50"}
+    done, lines = slurm(tmp_path, "--checkpoint-dir", place, CODE=code, **last)
+    assert (done.returncode, len(lines)) == (1, 1), "often enough"
     assert "MOST_REQUEUES" in done.stderr
+
+
+@HAS_ENVIRONMENT
+def test_a_job_that_has_failed_or_is_complete_is_not_requeued(tmp_path: Path) -> None:
+    place, earlier = str(tmp_path / "run"), run_file(tmp_path / "earlier", ended="2026-01-01T01:00:00+00:00")
+    _, lines = slurm(tmp_path, "--checkpoint-dir", place, CODE="1", SAVES=f"{place}/state-00000001", RUN=earlier)
+    assert lines[1:] == ["requeue 77"]
+    failed = run_file(tmp_path / "failed", ended=None)
+    for step, left in enumerate(("", failed), 2):  # before it begins, and while it trains
+        saves = f"{place}/state-0000000{step}"
+        done, lines = slurm(tmp_path, "--checkpoint-dir", place, CODE="1", SAVES=saves, RUN=left)
+        assert (done.returncode, len(lines)) == (1, 1)
+        assert done.stderr == "error: training failed with exit code 1: not put back into the queue; see above\n"
+    whole = run_file(tmp_path / "whole", ended="2026-01-01T02:00:00+00:00", complete=True)
+    done, lines = slurm(tmp_path, "--checkpoint-dir", place, CODE="0", SAVES=f"{place}/state-00000009", RUN=whole)
+    assert (done.returncode, done.stdout, len(lines)) == (0, "training is complete\n", 1)
 
 
 @HAS_ENVIRONMENT

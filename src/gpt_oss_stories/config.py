@@ -299,8 +299,12 @@ class TrainingConfig(Config):
     early_stopping: int | None = setting(
         None, "End after so many evaluations in a row without a better validation loss.", minimum=1
     )
-    batch_size: int = setting(8, "Rows in one forward and backward pass, on each process.", minimum=1)
-    gradient_accumulation_steps: int = setting(1, "Passes whose gradients make up one optimizer step.", minimum=1)
+    batch_size: int = setting(
+        8,
+        "Rows of each process in one batch; it goes through the model in as many passes as the memory asks for.",
+        minimum=1,
+    )
+    gradient_accumulation_steps: int = setting(1, "Batches whose gradients make up one optimizer step.", minimum=1)
     train_length: int | None = setting(
         None, "Tokens in a training row; the model's block_size when not given.", minimum=8
     )
@@ -387,7 +391,7 @@ class TrainingConfig(Config):
     use_wandb: bool = setting(False, "Send metrics to Weights & Biases (needs the extra 'tracking').")
     wandb_project: str = setting("gpt-oss-stories", "Weights & Biases project.")
     use_tensorboard: bool = setting(False, "Write TensorBoard events to checkpoint_dir/tensorboard (extra 'tracking').")
-    run_name: str | None = setting(None, "Name of the run in Weights & Biases.")
+    run_name: str | None = setting(None, "Name of the run, in `stories runs` and Weights & Biases.")
 
     def _relation_problems(self) -> list[str]:
         problems = [] if is_device_name(self.device) else [f"device={self.device!r} is not {DEVICE_NAMES}"]
@@ -632,7 +636,7 @@ def _idle_fields(
     if training.precision != "auto":
         yield f"with --precision {training.precision}", ("use_mixed_precision",)
     if not training.use_wandb:
-        yield "without --use-wandb", ("wandb_project", "run_name")
+        yield "without --use-wandb", ("wandb_project",)
     if data.vocabulary == "harmony":
         yield "with --vocabulary harmony", ("min_token_count",)
     if data.dataset_path is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -115,6 +116,21 @@ def test_torchrun_starts_a_job_again_whose_processes_are_killed(trainings, story
     assert job.said.count("resuming from checkpoints/state-") == 2
     assert differences(tmp_path, together) == []
     assert hidden(tmp_path) == []
+
+
+def test_the_processes_of_two_torchruns_meet_again_after_a_kill(trainings, story_file, together, tmp_path) -> None:
+    """Each counts its own restarts, so what one attempt has left in the store must not mislead the next one."""
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        port = found.getsockname()[1]
+    options = ["--nnodes=2", "--nproc-per-node=1", "--max-restarts=3", "--rdzv-backend=c10d", "--rdzv-id=two",
+               f"--rdzv-endpoint=localhost:{port}", "--local-addr=localhost"]  # fmt: skip
+    jobs = [trainings.start(words(story_file, 2), tmp_path, ranks=2, torchrun=options) for _ in range(2)]
+    after_step(jobs[0], tmp_path, 7)
+    jobs[1].processes()[0].kill()
+    assert [job.finish() for job in jobs] == [0, 0], "\n".join(job.said for job in jobs)
+    assert len([*errors(jobs[0]), *errors(jobs[1])]) == 1, "the first attempt after it succeeds"
+    assert differences(tmp_path, together) == []
 
 
 def test_an_error_in_all_processes_is_told_by_one(trainings, story_file, together, tmp_path) -> None:

@@ -18,7 +18,8 @@ from gpt_oss_stories.model.model_file import load_model_file
 from gpt_oss_stories.training import recorder, trainer
 from gpt_oss_stories.training.average import WeightAverage
 from gpt_oss_stories.training.checkpoint import load_tensors, read_state
-from gpt_oss_stories.training.metrics import read_metrics, series
+from gpt_oss_stories.training.metrics import read_metrics
+from support.records import series
 from support.trials import Trial, assert_same_weights, drawn_quickly, weights_of, write_stories
 
 

@@ -10,8 +10,9 @@ from gpt_oss_stories.files import FileWriteError
 from gpt_oss_stories.model.model_file import load_model_file
 from gpt_oss_stories.training import recorder, trainer
 from gpt_oss_stories.training.checkpoint import read_state
-from gpt_oss_stories.training.metrics import read_metrics, series
+from gpt_oss_stories.training.metrics import read_metrics
 from gpt_oss_stories.training.trainer import TrainingError
+from support.records import series
 from support.trials import Trial, assert_same_weights, drawn_quickly, write_stories
 
 

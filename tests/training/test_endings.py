@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -19,7 +22,7 @@ from gpt_oss_stories.errors import StoryError
 from gpt_oss_stories.training import board as boards
 from gpt_oss_stories.training import endings
 from gpt_oss_stories.training.board import Board
-from gpt_oss_stories.training.distributed import Processes, address_note
+from gpt_oss_stories.training.distributed import Processes, address_note, attempt_name
 from gpt_oss_stories.training.endings import SILENT_CODE, LostProcessError, ending_together, is_loss
 
 GLOO = "[/w/third_party/gloo/transport/tcp/pair.cc:553] Connection closed by peer [::1]:9. This is typically caused by."
@@ -173,3 +176,77 @@ def test_processes_wait_for_the_main_one_and_hear_of_its_failure(store):
     with pytest.raises(dist.DistError, match="main process has ended: counting"):
         other.wait_for_main("counting")
     Processes().wait_for_main("anything")
+
+
+def agree(store, names, ranks):
+    """The processes of an attempt, as threads, each of which leaves the name that it finds."""
+
+    def join(rank):
+        names[rank] = attempt_name(store, rank, 3, timeout=timedelta(seconds=20))
+
+    threads = [threading.Thread(target=join, args=(rank,)) for rank in ranks]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+def test_each_attempt_finds_a_name_of_its_own_whatever_the_one_before_has_left(store):
+    found = []
+    for late in (2, 0, 1):
+        names = {}
+        threads = agree(store, names, [rank for rank in range(3) if rank != late])
+        time.sleep(0.3)
+        assert names == {}, "what a process of the attempt before has left does not stand for one that is still to come"
+        for thread in [*threads, *agree(store, names, [late])]:
+            thread.join()
+        assert len(names) == 3
+        assert len(set(names.values())) == 1
+        found.append(names[0])
+    assert len(set(found)) == 3
+
+
+def test_an_attempt_in_which_a_process_is_missing_is_given_up(store):
+    store.set("words", "a b c")
+    with pytest.raises(RuntimeError, match="no agreement after 0 seconds"):
+        attempt_name(store, 1, 3, timeout=timedelta(seconds=0.2))
+
+
+class Slow:
+    """A store that answers after some seconds."""
+
+    def __init__(self, store, seconds):
+        self.store, self.seconds = store, seconds
+
+    def __getattr__(self, name):
+        def answer(*given):
+            time.sleep(self.seconds)
+            return getattr(self.store, name)(*given)
+
+        return answer
+
+
+def test_a_slow_answer_does_not_end_the_waiting_for_the_main_process(store):
+    slow = Slow(store, 0.5)  # longer than the usual patience
+    main, other = process(slow, 0), process(slow, 1)
+    other.board.write(address_note(1))
+    assert other.board.gone
+    main.wait_for_main("preparing")
+    assert store.check(["preparing"])
+    other.wait_for_main("preparing")
+    assert not other.board.gone
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_waiting_for_the_main_process_ends_when_the_board_is_silent_for_the_timeout(rank):
+    began = time.monotonic()
+    one = dataclasses.replace(process(Hanging(), rank), timeout=timedelta(seconds=0.6))
+    with pytest.raises(dist.DistError, match="preparing"):
+        one.wait_for_main("preparing")
+    assert 0.6 <= time.monotonic() - began < 5
+
+
+def test_without_a_board_all_wait_for_the_main_process_in_the_group_of_the_caller(monkeypatch):
+    waited = []
+    monkeypatch.setattr(dist, "barrier", lambda group: waited.append(group))
+    Processes(1, 1, 2).wait_for_main("preparing")
+    assert waited == [None]

@@ -158,6 +158,14 @@ def test_too_many_skipped_steps_in_a_row_end_the_run_and_lose_nothing(trial, poi
     assert (again.steps, read_state(again.state).skipped_steps) == (12, 7)
 
 
+def test_a_run_that_gets_no_further_saves_no_more_states(trial, poison):
+    poison(0, range(2, 100))
+    for _ in range(2):
+        with pytest.raises(TrainingError, match=r"the last state is .*state-00000006"):
+            trial(max_iters=20, max_skipped_steps=4, eval_interval=50, save_interval=50)
+    assert [path.name for path in (trial.folder / "run").glob("state-*")] == ["state-00000006"]
+
+
 def test_resuming_a_run_with_skipped_steps_is_exact(trial, poison):
     poison("gradient", {1, 4})
     options = {"ema_decay": 0.95, "save_interval": 3}
@@ -353,6 +361,25 @@ def test_with_one_row_left_blocks_are_recomputed(trial, monkeypatch):
     assert "going on with blocks that are computed again in the backward pass" in trial.printed
     assert [call[:2] for call in watched.calls if call[2]] == [(4, False), (2, False)] + [(1, False)] + [(1, True)] * 8
     assert read_state(result.state).must_recompute
+
+
+def test_blocks_are_not_recomputed_where_that_is_off(trial, monkeypatch):
+    watched = Cramped(monkeypatch, most=0, recomputed=1)
+    with pytest.raises(TrainingError, match=r"single row of 64 tokens.*--activation-checkpointing"):
+        trial(max_iters=2, activation_checkpointing="off")
+    assert not any(recomputed for _, recomputed, _ in watched.calls)
+    trial(max_iters=2)
+    watched.calls.clear()
+    with pytest.raises(TrainingError, match="single row"):
+        trial(max_iters=4, activation_checkpointing="off")
+    assert not any(recomputed for _, recomputed, _ in watched.calls), "also where the state says that it was needed"
+
+
+def test_a_state_holds_only_what_missing_memory_has_taught(trial, monkeypatch):
+    Cramped(monkeypatch, most=0, recomputed=2)
+    result = trial(max_iters=2, activation_checkpointing="on")
+    assert "going on with 2 row(s)" in trial.printed
+    assert (read_state(result.state).most_rows, read_state(result.state).must_recompute) == (2, False)
 
 
 def test_memory_for_not_even_one_row_is_one_clear_line_and_what_was_learnt_is_kept(trial, monkeypatch):

@@ -32,9 +32,9 @@ WIDE = Precision(torch.float32, False, "test")
 GIB = 2**30
 
 
-def plan(size="tiny", available=None, precision=NARROW, device=CPU, **training):
+def plan(size="tiny", available=None, precision=NARROW, device=CPU, length=512, **training):
     config = TrainingConfig(**{"batch_size": 8, **training})
-    return plan_batch(model_config(size), config, precision, length=512, device=device, available=available)
+    return plan_batch(model_config(size), config, precision, length=length, device=device, available=available)
 
 
 def test_the_fixed_part_is_counted_exactly():
@@ -80,6 +80,16 @@ def test_when_a_single_row_is_too_much_blocks_are_computed_again():
     tightest = plan(available=fixed + GIB // 8, device=torch.device("cuda"))
     assert tightest.recompute
     assert tightest.rows >= 1
+
+
+def test_a_cpu_with_room_keeps_activations_although_it_makes_small_passes():
+    estimate = estimate_memory(model_config("tiny"), TrainingConfig(), WIDE)
+    assert estimate.per_token * 2048 * memory.ACTIVATION_MARGIN > memory.CPU_ACTIVATION_BYTES
+    settings = {"precision": WIDE, "length": 2048}
+    roomy = plan(available=100 * GIB, **settings)
+    assert (roomy.rows, roomy.recompute) == (1, False)
+    assert not plan(available=None, **settings).recompute
+    assert plan(available=int(1.2 * estimate.fixed) + GIB, **settings).recompute
 
 
 def test_a_small_model_is_not_split():
@@ -131,6 +141,19 @@ def test_the_disk_must_hold_the_states_that_are_kept_and_one_of_each_kind_being_
     short = long.replace(max_iters=20)
     assert needed_on_disk(monkeypatch, short)[0] == state + model, "it saves once"
     assert needed_on_disk(monkeypatch, short, steps_done=20, states_there=1, models_there=1)[0] == 0
+    often = long.replace(save_interval=10_000, eval_interval=100)
+    assert needed_on_disk(monkeypatch, often)[0] == 4 * state + 2 * model, "a state is saved before each evaluation"
+
+
+@pytest.mark.parametrize(
+    ("save", "evaluate", "done", "last"), [(3, 2, 0, 6), (4, 6, 5, 13), (10, 10, 5, 11), (5, 7, 0, 0)]
+)
+def test_what_will_be_saved_is_counted_exactly(save, evaluate, done, last):
+    config = TrainingConfig(save_interval=save, eval_interval=evaluate, max_iters=last, keep_states=50)
+    steps = range(done + 1, last + 1) if last else range(1)
+    saves = sum(step % save == 0 or step % evaluate == 0 or step == last for step in steps)
+    estimate = estimate_memory(model_config("nano"), config, WIDE)
+    assert memory.disk_need(estimate, config, steps_done=done, models_there=1)[1:] == (saves, 1)
 
 
 def test_too_little_room_is_one_line_with_both_sizes(monkeypatch, tmp_path):

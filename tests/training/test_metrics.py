@@ -17,9 +17,9 @@ from gpt_oss_stories.training.metrics import (
     gpu_memory,
     process_memory,
     read_metrics,
-    series,
 )
 from gpt_oss_stories.training.sums import StepCounts, StepSums, load_shares, relative_entropy
+from support.records import series
 
 
 def record(step, **values):

@@ -133,6 +133,8 @@ STEPS = """
                 many = Trial(kind, processes, optimizer, experts)
                 largest_slice = sum(local(p).numel() for p in many.model.parameters())
                 pairs = [many.step(number) for number in range(3)]
+                with torch.no_grad():
+                    many.model.loss(*rows(8))  # as an evaluation does
                 whole_model = many.parallel.whole_model()
                 found[f"{name} {kind}"] = {
                     "norms": max(abs(a - b) for x, y in zip(norms, pairs) for a, b in zip(x, y)),
@@ -143,6 +145,16 @@ STEPS = """
                     "logits": None if whole_model is None else float(
                         (whole_model.logits(rows(9)[0]) - one.model.logits(rows(9)[0])).abs().max()),
                 }
+
+                held = whole_model and [weight.detach().numpy() for weight in whole_model.parameters()]
+                many.step(9)  # a whole model in other hands must not get into the way of going on
+
+        # A model to start from is cut up.
+        given = StoryTransformer(ModelConfig(num_experts=4, **CONFIG), seed=7)
+        many = Trial("fsdp", processes)
+        many.parallel.take_weights(given)
+        weights = {name: whole(parameter.detach()) for name, parameter in many.model.named_parameters()}
+        found["taken"] = differences(dict(given.named_parameters()), weights)
 
         # States: two processes save slices in the background and go on; one loads them, saves, and two load that.
         many = Trial("fsdp", processes)
@@ -203,6 +215,10 @@ def test_states_of_slices_are_loaded_by_any_number_of_processes(found):
         assert facts["loaded by one"] == 0, "and the step that was taken while it was written is not in it"
         assert facts["step after it"] < 2e-5
         assert facts["loaded by two"] == 0
+
+
+def test_slices_take_over_the_weights_of_a_whole_model(found):
+    assert [facts["taken"] for facts in found] == [0, 0]
 
 
 def test_one_process_shares_nothing():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from gpt_oss_stories.cli import main
 from gpt_oss_stories.config import DataConfig, TrainingConfig, model_config
@@ -221,6 +223,59 @@ def test_a_model_that_computes_nonsense_is_a_problem(ran, monkeypatch):
 
     monkeypatch.setattr(StoryTransformer, "initialise", poisoned)
     assert verdicts(check(ran), "one row") == ["problem"]
+
+
+def one_row(monkeypatch, loss):
+    """Let `loss` take the place of the model's, which it gets as its first argument."""
+    plain = preflight.StoryTransformer.loss
+    monkeypatch.setattr(preflight.StoryTransformer, "loss", lambda *arguments: loss(plain, *arguments))
+
+
+def replan(monkeypatch, **changes):
+    plain = preflight.plan_batch
+    monkeypatch.setattr(preflight, "plan_batch", lambda *args, **kw: dataclasses.replace(plain(*args, **kw), **changes))
+
+
+def test_a_row_is_sent_as_the_run_will_send_it(ran, monkeypatch):
+    seen = []
+    one_row(monkeypatch, lambda plain, model, *args: seen.append(model.recompute_blocks) or plain(model, *args))
+    check(ran)
+    replan(monkeypatch, recompute=True)
+    check(ran)
+    assert seen == [False, True]
+
+
+def test_a_row_without_memory_is_a_problem_and_other_errors_are_not_hidden(ran, monkeypatch):
+    def fail(*arguments):
+        raise failure
+
+    one_row(monkeypatch, fail)
+    failure = RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+    found = check(ran)
+    assert verdicts(found, "one row") == ["problem"]
+    assert "memory ran out (RuntimeError: CUDA out of memory" in words(found, "one row")
+    assert "--activation-checkpointing on" in words(found, "one row")
+    failure = RuntimeError("a fault of the program")
+    with pytest.raises(RuntimeError, match="a fault of the program"):
+        check(ran)
+
+
+def test_a_model_of_which_a_process_can_hold_only_a_slice_is_not_tried(ran, monkeypatch):
+    one_row(monkeypatch, lambda *arguments: pytest.fail("it does not fit"))
+    replan(monkeypatch, available=10_000, peak=9_000)
+    found = check(ran, parallelism="fsdp")
+    assert verdicts(found, "one row") == ["ok"]
+    assert "left out: a process that holds the whole model needs" in words(found, "one row")
+
+
+def test_the_first_loss_scale_of_float16_may_be_too_large(ran, monkeypatch):
+    def steep(plain, *arguments):
+        losses = plain(*arguments)
+        losses.total.register_hook(lambda gradient: torch.where(gradient > 1, torch.inf, gradient))
+        return losses
+
+    one_row(monkeypatch, steep)
+    assert verdicts(check(ran, use_mixed_precision=True, precision="float16"), "one row") == ["ok"]
 
 
 def test_a_large_model_is_not_tried_on_a_cpu(ran, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -12,14 +13,21 @@ import pytest
 import torch
 
 from gpt_oss_stories.cli import main
+from gpt_oss_stories.config import TrainingConfig, model_config
 from gpt_oss_stories.data.batches import BatchStream
 from gpt_oss_stories.data.pipeline import prepare
 from gpt_oss_stories.training import recorder, trainer
+from gpt_oss_stories.training.checkpoint import RunState
+from gpt_oss_stories.training.display import Speaker
+from gpt_oss_stories.training.distributed import Processes
 from gpt_oss_stories.training.metrics import MetricsFile, StepRecord, read_metrics
+from gpt_oss_stories.training.precision import choose_precision
+from gpt_oss_stories.training.recorder import Recorder
 from gpt_oss_stories.training.run_file import RunFile, RunFileError, read_run_file
 from gpt_oss_stories.training.runs import SORT_KEYS, RunsError, differences, find_runs, sort_runs, summarise
 from gpt_oss_stories.training.runs_view import plot_runs
-from gpt_oss_stories.training.timing import PARTS
+from gpt_oss_stories.training.timing import PARTS, TimeSplit
+from gpt_oss_stories.training.trackers import Trackers
 from support.trials import Trial, drawn_quickly, write_stories
 
 
@@ -50,6 +58,46 @@ def finished(stories, tmp_path_factory):
 
 
 # What a run records
+
+
+BEGINNING = RunState(step=0, rows_seen=0, tokens_seen=0, training_seconds=0.0)
+
+
+def new_recorder(trial):
+    return Recorder(
+        model_config("nano"),
+        TrainingConfig(checkpoint_dir=str(trial.folder / "run")),
+        trial.data(),
+        length=64,
+        device=torch.device("cpu"),
+        precision=choose_precision(torch.device("cpu"), False, "auto"),
+        processes=Processes(),
+        say=Speaker(None),
+    )
+
+
+def test_loading_is_not_in_the_first_interval(trial):
+    opened, now = new_recorder(trial), [1.0]
+    opened.times = TimeSplit(torch.device("cpu"), clock=lambda: now[0])
+    now[0] = 100.0
+    with opened.open(BEGINNING):
+        now[0] = 103.0
+        assert opened.times.take()[1] == 3.0
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, None])
+def test_trackers_learn_whether_an_error_ends_the_run(trial, error):
+    learnt = []
+
+    class Learning(Trackers):
+        def close(self, *, failed=False):
+            learnt.append(failed)
+
+    with contextlib.suppress(*[error] if error else []), new_recorder(trial).open(BEGINNING) as opened:
+        opened.trackers = Learning([], print)
+        if error:
+            raise error
+    assert learnt == [error is not None]
 
 
 def test_everything_is_recorded(finished):

@@ -12,8 +12,9 @@ from gpt_oss_stories.training import clock, recorder
 from gpt_oss_stories.training.checkpoint import read_state
 from gpt_oss_stories.training.clock import Stopwatch
 from gpt_oss_stories.training.display import Speaker
-from gpt_oss_stories.training.metrics import read_metrics, series
+from gpt_oss_stories.training.metrics import read_metrics
 from gpt_oss_stories.training.signals import HANDLED, Signals
+from support.records import series
 from support.trials import Trial, assert_same_weights, drawn_quickly, write_stories
 
 

@@ -57,7 +57,7 @@ class Faulty(Tracker):
         self.calls += 1
         raise RuntimeError("server\nis gone")
 
-    def close(self):
+    def close(self, *, failed):
         self.calls += 100
 
 
@@ -70,8 +70,8 @@ class Recording(Tracker):
     def log(self, record):
         self.records.append(record)
 
-    def close(self):
-        self.records.append(None)
+    def close(self, *, failed):
+        self.records.append("failed" if failed else None)
 
 
 def test_a_tracker_that_fails_is_switched_off_with_one_line_and_the_others_go_on():
@@ -238,6 +238,26 @@ def test_wandb_without_a_key_records_everything_offline_and_a_resumed_run_keeps_
     run = read_offline_run(second)
     assert run.run_id == identifiers["Weights & Biases"]
     assert [(row["_step"], row["loss_nats"]) for row in run.history] == [(2, 7.0)]
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_wandb_learns_whether_a_run_ended_by_an_error(tmp_path, monkeypatch, failed):
+    ended = []
+
+    class Run:
+        def finish(self, exit_code=None):
+            ended.append(exit_code)
+
+    class Wandb:
+        Settings = dict
+
+        @staticmethod
+        def init(**given):
+            return Run()
+
+    monkeypatch.setattr(trackers, "_imported", lambda *package: Wandb)
+    open_trackers(tmp_path, [], use_wandb=True).close(failed=failed)
+    assert ended == [int(failed)]
 
 
 def test_a_key_is_looked_for_in_the_environment_and_in_netrc(tmp_path, monkeypatch):

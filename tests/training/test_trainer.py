@@ -21,11 +21,13 @@ from gpt_oss_stories.model import pointwise
 from gpt_oss_stories.model.model_file import load_model_file
 from gpt_oss_stories.training import checkpoint, memory, recorder, trackers, trainer
 from gpt_oss_stories.training.checkpoint import CheckpointError, list_states, read_state
-from gpt_oss_stories.training.distributed import DistributedError
+from gpt_oss_stories.training.display import Speaker
+from gpt_oss_stories.training.distributed import DistributedError, Processes
 from gpt_oss_stories.training.memory import DiskNeedError, plan_batch
-from gpt_oss_stories.training.metrics import read_metrics, series
+from gpt_oss_stories.training.metrics import read_metrics
 from gpt_oss_stories.training.plots import plot_training_curves
 from gpt_oss_stories.training.trackers import TrackerError
+from support.records import series
 from support.trials import Trial, assert_same_weights, drawn_quickly, weights_of, write_stories
 
 
@@ -146,8 +148,10 @@ def test_a_complete_run_is_not_trained_again(trial):
     assert again.exit_code == 0
     assert again.steps == 2
     assert again.best_model == first.best_model
+    (first.checkpoint_dir / "wandb").mkdir()
     longer = trial(max_iters=4)
     assert longer.steps == 4
+    assert (first.checkpoint_dir / "wandb").is_dir(), "a run that goes on keeps its own"
     assert "max_iters 2 -> 4" in trial.printed
 
 
@@ -163,6 +167,7 @@ def test_a_complete_run_is_not_trained_again(trial):
 )
 def test_another_run_moves_the_files_of_the_one_before_aside(trial, change, reason):
     first = trial(max_iters=2)
+    (first.checkpoint_dir / "wandb").mkdir()
     model = first.best_model.read_bytes()
     second = trial(max_iters=2, **change)
     assert second.steps == 2
@@ -170,9 +175,20 @@ def test_another_run_moves_the_files_of_the_one_before_aside(trial, change, reas
     assert reason in trial.printed
     assert str(aside) in trial.printed
     assert (aside / "best_model.pt").read_bytes() == model
-    left = {"best_model.pt", "metrics.jsonl", "plots", "run.json", "state-00000002"}
+    left = {"best_model.pt", "metrics.jsonl", "plots", "run.json", "state-00000002", "wandb"}
     assert {path.name for path in aside.iterdir()} == left
     assert len(read_metrics(second.checkpoint_dir / "metrics.jsonl")) == 2
+
+
+def test_only_what_a_run_itself_has_left_half_written_is_cleared(trial):
+    folder = trial(max_iters=2).checkpoint_dir
+    own = [".best_model.pt.a.part", ".metrics.jsonl.a.part", ".run.json.a.part", "plots/.training_curves.png.a.part",
+           "state-00000002/.state.json.a.part"]  # fmt: skip
+    for name in (*own, ".x.pt.a.part"):
+        (folder / name).write_bytes(b"half")
+    (folder / ".hf.a.part").mkdir()  # `stories export --out checkpoints/hf` at work, and `stories import`
+    trial(max_iters=4)
+    assert {path.name for path in folder.rglob(".*.part")} == {".hf.a.part", ".x.pt.a.part"}
 
 
 def test_a_damaged_newest_state_gives_way_to_the_one_before(trial):
@@ -456,12 +472,23 @@ def test_a_run_that_the_clock_ends_after_an_evaluation_records_each_step_once(tr
     assert rows[-1]["validation_loss_nats"] == result.validation_loss
 
 
-def test_going_on_in_another_folder_leaves_a_model_there(trial, monkeypatch):
+def test_going_on_in_another_folder_keeps_the_best_model_from_there_on(trial, monkeypatch):
     first = trial("first", max_iters=2)
-    monkeypatch.setattr(trainer._Run, "evaluate", lambda self: trainer.Evaluation(1e9, None, ()))
-    second = trial("second", max_iters=3, resume=str(first.state))
-    assert second.best_validation_loss == first.best_validation_loss
-    assert load_model_file(second.best_model).provenance["step"] == 3
+    losses = iter([1e9, 1e8, 2e8])
+    monkeypatch.setattr(trainer._Run, "evaluate", lambda self: trainer.Evaluation(next(losses), None, ()))
+    second = trial("second", max_iters=5, eval_interval=1, resume=str(first.state))
+    assert second.best_validation_loss == 1e8
+    assert load_model_file(second.best_model).provenance["step"] == 4
+
+
+def test_a_state_may_be_named_in_any_way(trial, monkeypatch):
+    first = trial(max_iters=2)
+    folder = first.checkpoint_dir
+    saved = []
+    monkeypatch.setattr(trainer._Run, "_save", lambda self: saved.append(self.state.step))
+    again = trial(max_iters=2, resume=f"{folder}/../{folder.name}/{first.state.name}")
+    assert again.state == first.state
+    assert saved == []
 
 
 def test_torchrun_without_the_flag_is_refused(trial, monkeypatch):
@@ -469,6 +496,27 @@ def test_torchrun_without_the_flag_is_refused(trial, monkeypatch):
         monkeypatch.setenv(name, value)
     with pytest.raises(DistributedError, match="--use-ddp"):
         trial()
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["one disk", "a host with a disk of its own"])
+def test_only_the_main_process_prepares_stories_again_when_that_is_asked_for(trial, monkeypatch, there):
+    config = trial.data(process_data=True, force_reprocess=True)
+    prepared = trainer.prepare(trial.data())
+    asked = []
+
+    def count(config, *given):
+        asked.append(config)
+        return prepared
+
+    monkeypatch.setattr(trainer, "prepare", count)
+    said = json.dumps(str(prepared.directory if there else trial.folder / "elsewhere"))
+    monkeypatch.setattr(Processes, "share", lambda self, value: json.loads(said))
+    monkeypatch.setattr(Processes, "wait_for_main", lambda self, work: None)
+    for rank in (0, 1):
+        data = trainer._prepare(config, Processes(rank, rank, 2), Speaker(None))
+        assert data.fingerprint == prepared.fingerprint
+    assert asked[0] == config
+    assert [one.process_data or one.force_reprocess for one in asked[1:]] == ([] if there else [False])
 
 
 def test_the_flag_without_torchrun_trains_in_one_process(trial):

@@ -20,7 +20,6 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Self
 
 import numpy as np
 import torch
@@ -474,8 +473,7 @@ class BatchStream:
     takes `batch_size` of them, the ones of rank 0 first. All ranks together therefore see exactly what one process with
     batches of batch_size * world_size rows sees. An epoch's last batch goes on with the rows of the next one.
 
-    Iterating gives batch after batch; `batch(i)` gives any of them. With gradient accumulation, optimizer step s
-    consists of the batches s * accumulation .. (s + 1) * accumulation - 1.
+    With gradient accumulation, optimizer step s consists of the batches s * accumulation .. (s + 1) * accumulation - 1.
 
     Args:
         shard: the stories; at least one.
@@ -514,8 +512,6 @@ class BatchStream:
         self.rank = rank
         self.world_size = world_size
         self.overlap = usual_overlap(length) if overlap is None else overlap
-        self.next_batch = 0
-        """Number of the batch that iteration gives next."""
         self._row_ends = [0]  # rows before each epoch, as far as known
         self._plans: dict[int, RowPlan] = {}
         self._rule: Rule | None = None
@@ -574,54 +570,6 @@ class BatchStream:
         rows = [self._row(number) for number in range(first, first + count)]
         starts = [plan.pieces.starts[plan.first_piece[row] : plan.first_piece[row + 1]] for plan, row in rows]
         return [(np.searchsorted(self.shard.offsets, part, side="right") - 1).tolist() for part in starts]
-
-    def epoch(self, index: int) -> int:
-        """The epoch, counted from 0, in which batch `index` begins on this process."""
-        return self._locate((index * self.world_size + self.rank) * self.batch_size)[0]
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> Batch:
-        batch = self.batch(self.next_batch)
-        self.next_batch += 1
-        return batch
-
-    def state_dict(self) -> dict[str, int]:
-        """Where iteration stands, and what it must be resumed with; the same on every rank."""
-        return {"next_batch": self.next_batch, **self._identity()}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on where a state was taken.
-
-        Raises:
-            DataError: the state is of other stories or another order, so "going on" would skip and repeat stories.
-        """
-        expected = self._identity()
-        if set(state) != {"next_batch", *expected}:
-            raise DataError(
-                f"the saved data position has the entries {sorted(state)}, expected next_batch and {sorted(expected)}"
-            )
-        different = [
-            f"{name} {state[name]} instead of {value}" for name, value in expected.items() if state[name] != value
-        ]
-        if different:
-            raise DataError(
-                f"the saved data position does not fit this run: it was taken with {', '.join(different)}. "
-                "Resume with the same program, data, batch size, row length and seed, or start anew (--resume never)"
-            )
-        self.next_batch = state["next_batch"]
-
-    def _identity(self) -> dict[str, int]:
-        return {
-            "rows_in_batch": self.batch_size * self.world_size,
-            "length": self.length,
-            "overlap": self.overlap,
-            "seed": self.seed,
-            "order": ORDER,
-            "stories": self.shard.counts.stories,
-            "tokens": self.shard.counts.tokens,
-        }
 
     def _plan(self, epoch: int) -> RowPlan:
         if epoch not in self._plans:

@@ -68,12 +68,15 @@ class ModelFile:
         return build_model(self.config, self.weights, "the model file")
 
 
-def build_model(config: ModelConfig, weights: Mapping[str, Tensor], source: str) -> StoryTransformer:
+def build_model(
+    config: ModelConfig, weights: Mapping[str, Tensor], source: str, *, copy: bool = True
+) -> StoryTransformer:
     """A model with given weights, none of it drawn at random.
 
     Args:
         weights: parameter name to tensor; converted to float32.
         source: where the weights come from, for the error.
+        copy: False uses the tensors themselves where they are float32, in main memory and in one piece.
 
     Raises:
         ModelFileError: names or shapes do not fit the configuration.
@@ -84,7 +87,7 @@ def build_model(config: ModelConfig, weights: Mapping[str, Tensor], source: str)
     # In memory of its own, not in a file's, which has small pages and may change; and other programs' matrices come
     # transposed, while products read rows in one piece.
     contiguous = torch.contiguous_format
-    state = {name: tensor.to(torch.float32, copy=True, memory_format=contiguous) for name, tensor in weights.items()}
+    state = {name: tensor.to(torch.float32, copy=copy, memory_format=contiguous) for name, tensor in weights.items()}
     model.load_state_dict(state, strict=True, assign=True)
     model.rope = RotaryEmbedding(config)  # its table is no parameter, so it is still on the meta device
     for parameter in model.parameters():

@@ -142,7 +142,10 @@ def save_state(
             directory.mkdir(parents=True, exist_ok=True)
             for leftover in directory.glob(f"{_TEMPORARY_PREFIX}*"):
                 shutil.rmtree(leftover)
-        processes.wait()
+    except OSError as error:
+        problem = _reason(error)
+    _agree(problem, target, processes)
+    try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns that one process saves without a process group
             state_dict_saver.save(
@@ -154,25 +157,36 @@ def save_state(
         if processes.is_main:
             write_text_atomically(temporary / STATE_FILE, _to_json(state, temporary))
             _sync_directory(temporary)
+            replaced = directory / f"{temporary.name}-replaced"
             if target.exists():
-                shutil.rmtree(target)
+                os.replace(target, replaced)
             os.replace(temporary, target)
             _sync_directory(directory)
+            shutil.rmtree(replaced, ignore_errors=True)
     except (OSError, CheckpointException, FileWriteError) as error:
         problem = _reason(error)
     if problem is not None and processes.is_main:
         shutil.rmtree(temporary, ignore_errors=True)
-    source = int(processes.largest([float(problem is not None) * (processes.rank + 1)])[0]) - 1
-    if source >= 0:
-        problem = processes.share(problem, source=source)
-        raise FileWriteError(
-            f"cannot save the training state {target}: {problem}; "
-            "earlier states are unchanged. Free some space, or choose another --checkpoint-dir."
-        )
+    _agree(problem, target, processes)
     if processes.is_main:
         for old in [path for path in list_states(directory) if path != target][max(0, keep - 1) :]:
-            shutil.rmtree(old)
+            # What cannot be removed, since somebody reads it, is tried again by the next save.
+            shutil.rmtree(old, ignore_errors=True)
     return target
+
+
+def _agree(problem: str | None, target: Path, processes: Processes) -> None:
+    """Go on only if no process has a problem; together.
+
+    Raises:
+        FileWriteError: one has.
+    """
+    source = int(processes.largest([float(problem is not None) * (processes.rank + 1)])[0]) - 1
+    if source >= 0:
+        raise FileWriteError(
+            f"cannot save the training state {target}: {processes.share(problem, source=source)}; "
+            "earlier states are unchanged. Free some space, or choose another --checkpoint-dir."
+        )
 
 
 def _reason(error: BaseException) -> str:
@@ -251,8 +265,12 @@ def _read_json(path: Path) -> dict[str, Any]:
     return dict(content)
 
 
-def read_state(path: Path) -> RunState:
-    """Read a state's counters and settings, and check every file of it.
+def read_state(path: Path, *, verify: bool = True) -> RunState:
+    """Read a state's counters and settings, and check its files.
+
+    Args:
+        path: the state's folder.
+        verify: read all files and compare their checksums; without it only their sizes are checked.
 
     Raises:
         CheckpointError: the state is missing, damaged or newer than this program.
@@ -262,7 +280,7 @@ def read_state(path: Path) -> RunState:
         file = path / name
         if Path(name).name != name or not file.is_file() or file.is_symlink():
             raise CheckpointError(f"{path} is damaged: {name} is missing")
-        if file.stat().st_size != facts["bytes"] or sha256_of_file(file) != facts["sha256"]:
+        if file.stat().st_size != facts["bytes"] or (verify and sha256_of_file(file) != facts["sha256"]):
             raise CheckpointError(f"{path} is damaged: {name} is not what was written")
     if INDEX_FILE not in content["files"]:
         raise CheckpointError(f"{path} is damaged: it has no {INDEX_FILE}")

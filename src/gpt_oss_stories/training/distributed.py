@@ -1,17 +1,19 @@
 """Several processes that train one model together: who they are, and the few things that they tell each other.
 
-Every process holds the whole model and works on its own rows of each batch (DistributedDataParallel). `torchrun` starts
-them and sets the environment variables that are read here. With one process every function does the obvious thing
-without any communication, so the trainer has one path.
+Every process works on its own rows of each batch; `parallel` says what it holds of the model. `torchrun` starts them
+and sets the environment variables that are read here. With one process every function does the obvious thing without
+any communication, so the trainer has one path.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import os
 import socket
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -20,7 +22,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.distributed_c10d import PrefixStore, _set_pg_timeout
+from torch.distributed.distributed_c10d import PrefixStore, Store, _set_pg_timeout
 from torch.distributed.rendezvous import rendezvous
 
 from ..errors import StoryError
@@ -31,6 +33,10 @@ JOINING = timedelta(minutes=15)
 
 _LOOK_AGAIN_SECONDS = 0.2, 5.0
 """How often a process looks whether the main one is ready: after the first time, in the long run."""
+
+
+_AGREEING_SECONDS = 0.05
+"""How often a process looks whether all have agreed on the name of an attempt."""
 
 
 class DistributedError(StoryError):
@@ -56,7 +62,7 @@ class Processes:
     group: dist.ProcessGroup | None = None
     """The channel that they talk over; None is the one that training uses."""
     board: Board | None = None
-    """Where they leave notes; None for one process."""
+    """Where they leave notes; None for one process, and where the calling program has joined them."""
     timeout: timedelta = JOINING
     """After so long without an answer an exchange fails."""
 
@@ -100,21 +106,26 @@ class Processes:
             dist.barrier(group=self.group)
 
     def wait_for_main(self, work: str) -> None:
-        """Return when the main process has come here, which may take hours.
+        """Return when the main process has come here, which may take hours (without a board what the group allows).
 
         Args:
             work: what the main process does meanwhile.
 
         Raises:
-            DistributedError: it has ended instead.
+            dist.DistError: it has ended instead, or nothing was heard of the board for `timeout`.
         """
         if self.board is None:
+            self.wait()
             return
+        patience = self.timeout.total_seconds()
         if self.is_main:
-            self.board.write(work)
+            self.board.write(work, patience=patience)
+            if self.board.gone:
+                raise dist.DistError(f"the other processes cannot be told of the end of {work}")
+            return
         pause, longest = _LOOK_AGAIN_SECONDS
-        while not self.is_main and not self.board.written(work):
-            if self.board.gone or self.board.written(FAILED):
+        while not self.board.written(work, patience=patience):
+            if self.board.gone or self.board.written(FAILED, patience=patience):
                 raise dist.DistError(f"the main process has ended: {work}")
             time.sleep(pause)
             pause = min(2 * pause, longest)
@@ -154,6 +165,44 @@ def launched_processes() -> tuple[int, int, int]:
     return rank, local_rank, world_size
 
 
+def attempt_name(store: Store, rank: int, world_size: int, *, timeout: timedelta = JOINING) -> str:
+    """A name that no earlier attempt of a run had, the same in all processes of this one; together.
+
+    torchrun's store outlives an attempt, and nothing that torchrun tells its processes is the same on all hosts and
+    new in each attempt: every host counts its own restarts. So each process puts up a word of its own, in place of the
+    one of its predecessor; the main process names all words that it finds, and again when one changes, until every
+    process has found its own and said so.
+
+    Raises:
+        RuntimeError: the store does not answer, or there is no agreement after `timeout`.
+    """
+    deadline = time.monotonic() + timeout.total_seconds()
+    own = uuid.uuid4().hex
+    store.set(f"word of {rank}", own)
+    ranks = range(1, world_size)
+    while time.monotonic() < deadline:
+        if rank == 0:
+            words = [own, *(store.get(f"word of {other}").decode() for other in ranks)]
+            name = hashlib.sha256(" ".join(words).encode()).hexdigest()
+            store.set("words", " ".join(words))
+            if all(_says(store, f"name of {other}", name) for other in ranks):
+                store.set("name", name)
+                return name
+        else:
+            words = store.get("words").decode().split()
+            if words[rank : rank + 1] == [own]:
+                name = hashlib.sha256(" ".join(words).encode()).hexdigest()
+                store.set(f"name of {rank}", name)
+                if _says(store, "name", name):
+                    return name
+        time.sleep(_AGREEING_SECONDS)
+    raise RuntimeError(f"no agreement after {timeout.total_seconds():.0f} seconds")
+
+
+def _says(store: Store, key: str, value: str) -> bool:
+    return store.check([key]) and store.get(key).decode() == value
+
+
 def address_note(rank: int) -> str:
     """The note in which a process leaves its machine's name and its number there."""
     return f"address of process {rank}"
@@ -182,10 +231,9 @@ def joined(
         yield Processes(rank, local_rank, world_size, talking, timeout=timeout)
         return
     try:
-        # torchrun's store outlives an attempt, and a program may train several models.
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         found, _, _ = next(rendezvous("env://", rank, world_size, timeout=JOINING))
-        store = PrefixStore(f"stories/{attempt}/{next(_RUNS)}", found)
+        place = PrefixStore(f"stories/{next(_RUNS)}", found)  # a program may train several models
+        store = PrefixStore(attempt_name(place, rank, world_size), place)
         dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=JOINING)
         # Processes start at different times; from here on an answer takes no longer than the work for it.
         _set_pg_timeout(timeout)

@@ -304,13 +304,13 @@ def _split(
     """The plan for one process that may take `share` bytes, of which all but activations grow by the factor `kept`."""
     always = kept * (estimate.resident + estimate.working)
     room = float("inf") if share is None else max(0.0, 0.9 * (share - always))
-    if device.type == "cpu":
-        room = min(room, CPU_ACTIVATION_BYTES)
     kept_row = estimate.per_token * length * ACTIVATION_MARGIN
     checkpoints = 4 * model.n_embd * (model.n_layer + model.multi_token_predict)
     recomputed_row = (estimate.layer_per_token + checkpoints) * length * ACTIVATION_MARGIN
     recompute = {"on": True, "off": False}.get(training.activation_checkpointing, kept_row > room)
     per_row = recomputed_row if recompute else kept_row
+    if device.type == "cpu":
+        room = min(room, CPU_ACTIVATION_BYTES)
     rows = max(1, min(training.batch_size, int(room // per_row) if room != float("inf") else training.batch_size))
     passes = -(-training.batch_size // rows)
     rows = -(-training.batch_size // passes)  # even passes: matrix shapes repeat
@@ -368,11 +368,14 @@ def disk_need(
     """Bytes that a run will write at the most beyond what is there, and how many states and model files; arguments as
     for `check_disk`."""
 
-    def times(interval: int) -> int:
-        return max(0 if steps_done else 1, -(-(training.max_iters - steps_done) // interval))
+    def due(interval: int) -> int:
+        return max(0, (training.max_iters - 1) // interval - steps_done // interval)
 
-    states = max(0, min(training.keep_states + 1 - states_there, times(training.save_interval)))
-    models = max(0, min(2 - models_there, times(training.eval_interval)))
+    end = int(steps_done < training.max_iters or not steps_done)
+    saving, evaluating = training.save_interval, training.eval_interval  # a state is saved before each evaluation
+    saves = due(saving) + due(evaluating) - due(math.lcm(saving, evaluating)) + end
+    states = max(0, min(training.keep_states + 1 - states_there, saves))
+    models = max(0, min(2 - models_there, due(evaluating) + end))
     return states * estimate.state_bytes + models * estimate.model_bytes, states, models
 
 

@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -21,6 +21,9 @@ from ..files import FileWriteError, atomic_write
 
 if TYPE_CHECKING:
     import torch
+
+METRICS_FILE = "metrics.jsonl"
+"""Its name in the checkpoint folder."""
 
 SCHEMA = 2
 """Version of a line's fields. Version 1 has fewer, and its `peak_memory_bytes` is the GPU's where there is one."""
@@ -262,12 +265,6 @@ def iterate_metrics(path: str | Path) -> Iterator[dict[str, Any]]:
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     """All records of a run, oldest first; see `iterate_metrics`, and `curves` for a long run."""
     return list(iterate_metrics(path))
-
-
-def series(rows: Sequence[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
-    """Steps and values of one field where it is known."""
-    known = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
-    return [step for step, _ in known], [value for _, value in known]
 
 
 def process_memory() -> tuple[int | None, int | None]:

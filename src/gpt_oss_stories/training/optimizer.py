@@ -249,23 +249,6 @@ class StoryOptimizer:
                 tensors[f"adamw.{name}.{slot}"] = tensor
         return tensors
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """A copy of the state."""
-        return {name: tensor.clone() for name, tensor in self.state_tensors().items()}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what `state_dict` gave.
-
-        Raises:
-            AssertionError: the state belongs to another model or kind of optimizer.
-        """
-        live = self.state_tensors()
-        if live.keys() != state.keys():
-            raise AssertionError(f"optimizer state has other tensors: {sorted(live.keys() ^ state.keys())[:5]}")
-        with torch.no_grad():
-            for name, tensor in live.items():
-                tensor.copy_(state[name])
-
 
 def optimizer_bytes_per_parameter(kind: str) -> tuple[int, int]:
     """Bytes of state for a parameter inside the hidden matrices, and for any other one."""

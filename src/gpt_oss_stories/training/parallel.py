@@ -69,6 +69,10 @@ class Parallel(ABC):
         """Those of the model's or optimizer's tensors that this process writes into a training state."""
         return dict(tensors) if self.processes.is_main else {}
 
+    def take_weights(self, model: StoryTransformer) -> None:
+        """Take over the weights of a whole model of the same architecture, the same in every process."""
+        self.model.load_state_dict(model.state_dict())
+
     def whole_model(self) -> StoryTransformer | None:
         """The model with all its parameters in the main process, None in others; together."""
         return self.model if self.processes.is_main else None
@@ -154,15 +158,21 @@ class Slices(Parallel):
     def own(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return dict(tensors)  # each writes its slices; of what several hold alike one copy is kept
 
+    @torch.no_grad()
+    def take_weights(self, model: StoryTransformer) -> None:
+        for own, given in zip(self.model.parameters(), model.parameters(), strict=True):
+            local(own).copy_(own_slice(given.detach().to(local(own).device), own))
+
     def whole_model(self) -> StoryTransformer | None:
         weights = {}
-        for name, parameter in self.model.named_parameters():
-            gathered = whole(parameter.detach())
+        # After a pass without gradients some parameters are still whole, in memory of FSDP's own; a state has slices.
+        for name, tensor in self.model.state_dict().items():
+            gathered = whole(tensor)
             if self.processes.is_main:
                 weights[name] = gathered.cpu()
         if not self.processes.is_main:
             return None
-        model = build_model(self.model.config, weights, "the processes' slices")
+        model = build_model(self.model.config, weights, "the processes' slices", copy=False)
         model.compute_dtype = self.model.compute_dtype
         return model
 

@@ -30,6 +30,7 @@ from .checkpoint import CheckpointError
 from .display import Speaker
 from .distributed import DistributedError, Processes, joined, launched_processes
 from .estimate import vocabulary_size
+from .faults import first_line, is_out_of_memory
 from .flops import training_flops_per_token
 from .memory import (
     BatchPlan,
@@ -216,7 +217,7 @@ def _look(
         identity = None if prepared is None else run_identity(model, training, prepared, initial)
         found.attempt("resume", lambda: _look_at_states(found, model, training, precision, identity))
     if plan is not None and plan.fits:
-        found.attempt("one row", lambda: _send_a_row(found, model, training, precision, device, length))
+        found.attempt("one row", lambda: _send_a_row(found, model, training, precision, device, length, plan))
     problems = sum(check.verdict == "problem" for check in found.checks)
     found.problems_elsewhere = int(processes.total([problems])[0]) - problems
     if found.problems_elsewhere:
@@ -335,7 +336,8 @@ def _look_at_states(
     identity: dict[str, object] | None,
 ) -> None:
     """What would be gone on with or moved aside, and whether the disk has room for what will be saved."""
-    from .trainer import MODEL_FILE, RUN_FILES
+    from .run_file import MODEL_FILE
+    from .trainer import RUN_FILES
 
     directory, said = Path(training.checkpoint_dir), _Listener()
     states = [path.name for path in checkpoint.list_states(directory)]
@@ -387,22 +389,35 @@ def _send_a_row(
     precision: Precision,
     device: torch.device,
     length: int,
+    plan: BatchPlan,
 ) -> None:
-    """One row of random tokens forward and backward through a model with random weights."""
+    """One row of random tokens forward and backward through a whole model with random weights."""
     operations, parameters = length * training_flops_per_token(model, length), model.parameters().total
     if device.type != "cuda" and (operations > STEP_FLOPS or parameters > STEP_PARAMETERS):
         found.add(
             "one row", "ok", f"left out: {parameters:,} parameters and {operations:.1e} operations take too long here"
         )
         return
-    network = StoryTransformer(model, seed=training.seed).to(device)
-    network.compute_dtype = precision.dtype
-    network.recompute_blocks = training.activation_checkpointing == "on"
-    began = time.monotonic()
-    tokens = torch.randint(model.vocab_size, (1, length), generator=torch.Generator().manual_seed(0)).to(device)
-    scaler = torch.amp.GradScaler(device.type, enabled=precision.scaled)
-    losses = network.loss(tokens, torch.zeros_like(tokens))
-    scaler.scale(losses.total).backward()
+    alone = estimate_memory(model, training, precision, device_type=device.type)  # a run may hold a slice of it
+    needed = alone.parameters + alone.gradients + alone.working + plan.activations // plan.rows
+    if plan.available is not None and needed > plan.available:
+        found.add("one row", "ok", f"left out: a process that holds the whole model needs {size_text(needed)} for it")
+        return
+    try:
+        network = StoryTransformer(model, seed=training.seed).to(device)
+        network.compute_dtype = precision.dtype
+        network.recompute_blocks = plan.recompute
+        began = time.monotonic()
+        tokens = torch.randint(model.vocab_size, (1, length), generator=torch.Generator().manual_seed(0)).to(device)
+        losses = network.loss(tokens, torch.zeros_like(tokens))
+        losses.total.backward()  # not scaled: the first scale of float16 is often too large, which a run finds out
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        remedy = "" if plan.recompute else " or --activation-checkpointing on"
+        words = f"memory ran out ({first_line(error)}): a shorter --train-length{remedy} takes less"
+        found.add("one row", "problem", words)
+        return
     gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
     finite = all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
     loss, seconds = float(losses.next_token), time.monotonic() - began

@@ -23,7 +23,7 @@ from .distributed import Processes
 from .evaluation import Evaluation
 from .faults import first_line
 from .flops import peak_flops, training_flops_per_token
-from .metrics import LOAD_DIGITS, MetricsFile, StepRecord, gpu_memory, process_memory
+from .metrics import LOAD_DIGITS, METRICS_FILE, MetricsFile, StepRecord, gpu_memory, process_memory
 from .plots import plot_training_curves
 from .precision import Precision
 from .provenance import program_facts
@@ -33,7 +33,6 @@ from .sums import StepSums, relative_entropy
 from .timing import TimeSplit
 from .trackers import Trackers
 
-METRICS_FILE = "metrics.jsonl"
 PLOT_FILE = Path("plots") / "training_curves.png"
 
 PICTURE_SHARE = 50.0
@@ -72,6 +71,7 @@ class Recorder:
         self.train_loss: float | None = None
         """Mean loss of the steps in the last record, in nats."""
         self.trackers = Trackers([], say)
+        self.display: TrainingDisplay
         self._metrics: MetricsFile | None = None
         self._run_file: RunFile | None = None
         self._flops_per_token = training_flops_per_token(model, length)
@@ -112,7 +112,7 @@ class Recorder:
                 identifiers=state.trackers,
                 say=self._say,
             )
-            self._open.callback(self.trackers.close)
+            self._open.push(lambda kind, error, trace: self.trackers.close(failed=error is not None))
         # Go on with the sums that a state holds, unless its step's record, for which they were, is there.
         recorded = self._metrics is not None and self._metrics.last_step == state.step
         if state.sums is not None and not self._processes.share(recorded):
@@ -120,6 +120,7 @@ class Recorder:
         self.display = self._open.enter_context(TrainingDisplay(self._say.console, self._config.max_iters))
         self._say.display = self.display
         self._open.callback(setattr, self._say, "display", None)
+        self.times.take()  # what came before, such as loading, is in no record
         return self
 
     def __enter__(self) -> Self:

@@ -18,6 +18,8 @@ from ..errors import StoryError
 from ..files import write_text_atomically
 
 RUN_FILE = "run.json"
+MODEL_FILE = "best_model.pt"
+"""The model of the best evaluation, beside it."""
 SCHEMA = 1
 
 

@@ -20,10 +20,9 @@ from ..config import ConfigError, ModelConfig
 from ..errors import StoryError
 from .checkpoint import STATE_FILE, list_states
 from .curves import Curves
-from .run_file import RUN_FILE, RunFile, RunFileError, read_run_file
+from .metrics import METRICS_FILE
+from .run_file import MODEL_FILE, RUN_FILE, RunFile, RunFileError, read_run_file
 
-METRICS_NAME = "metrics.jsonl"
-MODEL_NAME = "best_model.pt"
 NOT_RUNS = ("tensorboard", "wandb", "plots", "node_modules")
 """Folders that are not looked into, beside hidden ones and training states."""
 
@@ -45,7 +44,7 @@ class RunSummary:
     problem: str | None = None
     """Why nothing or not all is known of it, in one line."""
     status: str | None = None
-    """complete; stopped, by a signal; or unfinished: it runs, or was killed."""
+    """complete; stopped, by a signal; or unfinished: it runs, was killed, or ended by an error."""
     started_at: str | None = None
     """UTC, ISO 8601; of a run without a `run.json` when its metrics were last written."""
     parameters: int | None = None
@@ -81,11 +80,11 @@ def find_runs(folders: Sequence[str | Path]) -> list[Path]:
             raise RunsError(f"{folder} is not a folder: give the folders that runs are in or below")
         for place, below, files in os.walk(folder):
             below[:] = sorted(name for name in below if not name.startswith((".", "state-")) and name not in NOT_RUNS)
-            if METRICS_NAME in files:
+            if METRICS_FILE in files:
                 found.setdefault(os.path.realpath(place), Path(place))
     if not found:
         places = ", ".join(map(str, folders))
-        raise RunsError(f"no run in or below {places}: a run is a folder with a {METRICS_NAME}")
+        raise RunsError(f"no run in or below {places}: a run is a folder with a {METRICS_FILE}")
     return list(found.values())
 
 
@@ -103,12 +102,12 @@ def summarise(path: Path) -> RunSummary:
     facts |= {"name": run.name, "started_at": run.started_at, "settings": settings}
     facts["parameters"], facts["active_parameters"] = _sizes(run, settings)
     try:
-        curves = Curves(path / METRICS_NAME)
+        curves = Curves(path / METRICS_FILE)
         facts |= _figures(curves)
     except StoryError as error:
         problems.append(str(error))
     if facts["started_at"] is None:
-        facts["started_at"] = _last_written(path / METRICS_NAME)
+        facts["started_at"] = _last_written(path / METRICS_FILE)
     if settings or run.started_at:
         facts["status"] = _status(run, settings, facts)
     return RunSummary(problem="; ".join(problems) or None, **facts)
@@ -174,12 +173,12 @@ def _settings_of_state(directory: Path) -> Settings:
 
 
 def _settings_of_model(directory: Path) -> Settings:
-    if not (directory / MODEL_NAME).is_file():
+    if not (directory / MODEL_FILE).is_file():
         return {}
     from ..model.model_file import load_model_file
 
     try:
-        file = load_model_file(directory / MODEL_NAME)
+        file = load_model_file(directory / MODEL_FILE)
     except StoryError:
         return {}
     parts = {"training": file.provenance.get("training_config"), "data": file.provenance.get("data_config")}

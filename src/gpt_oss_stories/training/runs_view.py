@@ -13,9 +13,9 @@ from rich.text import Text
 from ..files import atomic_write
 from .curves import Curves
 from .display import duration
-from .metrics import MetricsError
+from .metrics import METRICS_FILE, MetricsError
 from .plots import INK, MARKED, absent, curve, legend, style
-from .runs import METRICS_NAME, RunsError, RunSummary, differences
+from .runs import RunsError, RunSummary, differences
 
 COLORS = ("#2f6fb0", "#d9622b", "#3a9a73", "#8a63b5", "#b0852f", "#a3476b", "#4c8f9e", "#6b7a88")
 
@@ -123,7 +123,7 @@ def plot_runs(runs: Sequence[RunSummary], picture: str | Path, *, by: str = "ste
     found, left_out = [], []
     for run in runs:
         try:
-            found.append((run, Curves(Path(run.path) / METRICS_NAME)))
+            found.append((run, Curves(Path(run.path) / METRICS_FILE)))
         except MetricsError as error:
             left_out.append(str(error))
     if not found:

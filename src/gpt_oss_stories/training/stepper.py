@@ -76,6 +76,7 @@ class Stepper:
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision.scaled)
         # GradScaler wants a torch optimizer; this one only tells it which gradients there are.
         self._scaled = torch.optim.SGD(self.model.parameters(), lr=0.0) if precision.scaled else None
+        self.must_recompute = False  # memory ran out with blocks that were kept
         self.use(plan)
 
     def use(self, plan: BatchPlan) -> None:
@@ -118,7 +119,7 @@ class Stepper:
             changes.append(self._need_less_memory(problem))
 
     def _need_less_memory(self, problem: str) -> str:
-        """Halve the rows of a pass for the rest of the run, or compute blocks again in the backward pass.
+        """Halve the rows of a pass for the rest of the run, or recompute blocks in the backward pass, if not off.
 
         Returns:
             That, in words.
@@ -135,7 +136,8 @@ class Stepper:
             sliced = self.config.sharing == "fsdp"  # gradients that add up over passes would be whole
             self.use(dataclasses.replace(self.plan, rows=self.plan.rows // 2, exchange_every_pass=sliced))
             return f"{what}: going on with {self.plan.rows} row(s) in a pass, which gives the same gradient"
-        if not self.plan.recompute:
+        if not self.plan.recompute and self.config.activation_checkpointing != "off":
+            self.must_recompute = True
             self.use(dataclasses.replace(self.plan, recompute=True))
             return f"{what}: going on with blocks that are computed again in the backward pass"
         raise StepTooLargeError(what)

@@ -18,6 +18,7 @@ from typing import Any
 
 from ..config import TrainingConfig
 from ..errors import StoryError
+from .faults import first_line
 from .metrics import StepRecord
 
 
@@ -47,8 +48,12 @@ class Tracker(ABC):
         return None
 
     @abstractmethod
-    def close(self) -> None:
-        """Finish sending."""
+    def close(self, *, failed: bool) -> None:
+        """Finish sending.
+
+        Args:
+            failed: an error has ended the run.
+        """
 
 
 def _imported(module: str, package: str) -> Any:
@@ -123,8 +128,8 @@ class WandbTracker(Tracker):
     def identifier(self) -> str | None:
         return str(self._run.id)
 
-    def close(self) -> None:
-        self._run.finish()
+    def close(self, *, failed: bool) -> None:
+        self._run.finish(exit_code=1 if failed else 0)
 
 
 def _escaped(text: str) -> str:
@@ -172,7 +177,7 @@ class TensorBoardTracker(Tracker):
             self._writer.add_image("training_curves", np.asarray(image.convert("RGB")), step, dataformats="HWC")
         self._writer.flush()
 
-    def close(self) -> None:
+    def close(self, *, failed: bool) -> None:
         self._writer.close()
 
 
@@ -219,7 +224,7 @@ class Trackers:
             except TrackerError:
                 raise
             except Exception as error:  # noqa: BLE001 - their packages raise anything; the run must not depend on it
-                say(f"{name} could not start and is switched off: {_first_line(error)}")
+                say(f"{name} could not start and is switched off: {first_line(error)}")
         return cls(trackers, say)
 
     def _each(self, action: Callable[[Tracker], None]) -> None:
@@ -228,7 +233,7 @@ class Trackers:
                 action(tracker)
             except Exception as error:  # noqa: BLE001 - see `open`
                 self._trackers.remove(tracker)
-                self._say(f"{tracker.name} failed and is switched off, training goes on: {_first_line(error)}")
+                self._say(f"{tracker.name} failed and is switched off, training goes on: {first_line(error)}")
 
     def log(self, record: StepRecord) -> None:
         self._each(lambda tracker: tracker.log(record))
@@ -250,10 +255,6 @@ class Trackers:
         self._each(ask)
         return known
 
-    def close(self) -> None:
-        self._each(lambda tracker: tracker.close())
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    def close(self, *, failed: bool = False) -> None:
+        """Finish sending; `failed` if an error has ended the run."""
+        self._each(lambda tracker: tracker.close(failed=failed))

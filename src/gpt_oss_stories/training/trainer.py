@@ -29,7 +29,7 @@ from torch import Tensor
 
 from ..config import DataConfig, ModelConfig, TrainingConfig, check_run
 from ..data.batches import Batch, BatchStream
-from ..data.pipeline import PreparedData, prepare
+from ..data.pipeline import PreparedData, load_prepared, prepare
 from ..data.shards import ShardError
 from ..device import choose_device
 from ..errors import StoryError
@@ -49,12 +49,13 @@ from .endings import ending_together
 from .evaluation import Evaluation, evaluate
 from .faults import EVIDENCE_FOLDER, StepOutcome, first_line, gradients, is_out_of_memory, keep_evidence, not_finite
 from .memory import BatchPlan, available_memory, check_disk, plan_batch
+from .metrics import METRICS_FILE
 from .parallel import share_model
 from .precision import Precision, choose_precision
 from .provenance import program_facts
-from .recorder import METRICS_FILE, PLOT_FILE, Recorder, draw_if_missed
+from .recorder import PLOT_FILE, Recorder, draw_if_missed
 from .resume import run_identity, starting_point
-from .run_file import RUN_FILE
+from .run_file import MODEL_FILE, RUN_FILE
 from .saver import Saver
 from .schedule import Schedule
 from .signals import Signals
@@ -62,8 +63,7 @@ from .slices import local
 from .stepper import StepGradient, Stepper, StepTooLargeError
 from .trackers import require_packages
 
-MODEL_FILE = "best_model.pt"
-RUN_FILES = (MODEL_FILE, METRICS_FILE, RUN_FILE, PLOT_FILE.parts[0], "tensorboard", EVIDENCE_FOLDER)
+RUN_FILES = (MODEL_FILE, METRICS_FILE, RUN_FILE, PLOT_FILE.parts[0], "tensorboard", "wandb", EVIDENCE_FOLDER)
 """What a run leaves in its checkpoint folder beside states."""
 
 SAVING_SHARE = 0.25
@@ -187,7 +187,12 @@ def _prepare(config: DataConfig, processes: Processes, say: Speaker) -> Prepared
             data = prepare(config, progress)
         say(data.summary)
     processes.wait_for_main("preparing stories")
-    return prepare(config.replace(process_data=False)) if data is None else data
+    directory = Path(processes.share(None if data is None else str(data.directory)))
+    if data is not None:
+        return data
+    if directory.is_dir():  # the main process has verified it
+        return load_prepared(directory, verify=False)
+    return prepare(config.replace(process_data=False, force_reprocess=False))  # a host with a disk of its own
 
 
 class _Run:
@@ -247,7 +252,8 @@ class _Run:
         self.stepper = Stepper(self.parallel, config, plan, precision, device, self.byte_counts, self.times)
         self.state = RunState(step=0, rows_seen=0, tokens_seen=0, training_seconds=0.0)
         self.saver: Saver
-        self.state_path: Path | None = None
+        self.saved_step: int | None = None
+        """Of the newest state in this run's folder, written or being written."""
         self.first_batch = 0
         self.first_step = 0
         self.skipped_in_a_row = 0
@@ -257,10 +263,14 @@ class _Run:
 
     # Setting up
 
+    @property
+    def _is_sliced(self) -> bool:
+        return self.config.sharing == "fsdp" and self.processes.world_size > 1
+
     def _new_model(self, config: ModelConfig) -> StoryTransformer:
         """The whole model, the same in every process. Slices are cut from main memory: it need not fit a GPU."""
         model = StoryTransformer(config, seed=self.config.seed)
-        if not (self.config.sharing == "fsdp" and self.processes.world_size > 1):
+        if not self._is_sliced:
             model = model.to(self.device)
         model.compute_dtype = self.precision.dtype
         return model
@@ -324,7 +334,7 @@ class _Run:
             self._start_from_given_model()
             return
         path = Path(found)
-        self.state = checkpoint.read_state(path)
+        self.state = checkpoint.read_state(path, verify=False)  # the main process has, where it was chosen
         random = self._random_tensors()
         tensors = self._tensors() | random
         checkpoint.load_tensors(path, tensors, optional=lambda name: name.startswith(("random.", "average.")))
@@ -333,7 +343,11 @@ class _Run:
         )
         if self.state.scaler is not None and self.precision.scaled:
             self.stepper.scaler.load_state_dict(self.state.scaler)
-        self.state_path = path if path.parent.resolve() == self.directory.resolve() else None
+        if path.parent.resolve() == self.directory.resolve():
+            self.saved_step = self.state.step
+        if self.processes.share(not (self.directory / MODEL_FILE).exists()):
+            # In another folder, or with its model moved away: the best one from here on is kept.
+            self.state = dataclasses.replace(self.state, best_validation_loss=None, evaluations_since_best=0)
         rows = self.config.batch_size * self.processes.world_size
         self.first_step = self.state.step
         self.first_batch = -(-self.state.rows_seen // rows)
@@ -361,7 +375,12 @@ class _Run:
     def _start_from_given_model(self) -> None:
         if self.initial is None:
             return
-        notes = start_from(self.model, self.data.vocabulary, self.initial)
+        if self._is_sliced:
+            whole = StoryTransformer(self.model.config, seed=self.config.seed)
+            notes = start_from(whole, self.data.vocabulary, self.initial)
+            self.parallel.take_weights(whole)
+        else:
+            notes = start_from(self.model, self.data.vocabulary, self.initial)
         self.say(f"starting from the weights of {self.initial.path}")
         for note in notes:
             self.say(note)
@@ -411,7 +430,7 @@ class _Run:
             stopped = self._loop_within_memory(signals)
             self.recorder.ended(complete=stopped is None)
         if stopped is not None:
-            how = f"the same command goes on from {self.state_path}"
+            how = f"the same command goes on from {checkpoint.state_path(self.directory, self.state.step)}"
             self.say(f"stopped at step {self.state.step:,} and saved; {how}", "yellow")
             return self._result(complete=False, exit_code=128 + stopped if stopped else 0)
         result = self._result(complete=True, exit_code=0)
@@ -423,14 +442,17 @@ class _Run:
         here = int(os.environ.get("LOCAL_WORLD_SIZE", self.processes.world_size))
         state = sum(local(tensor).nbytes for tensor in self.parallel.own(self._tensors()).values())
         room = available_memory(torch.device("cpu"))
-        fits = room is not None and SAVING_SHARE * room > state * here
+        copies = here if self._is_sliced else 1  # otherwise only the main process has something to save
+        fits = room is not None and SAVING_SHARE * room > state * copies
         background = not self.processes.largest([float(not fits)])[0]
         return Saver(self.directory, self.processes, keep=self.config.keep_states, background=background)
 
     def _clear_leftovers(self) -> None:
-        """Remove what a run that was killed while it wrote a file has left beside it."""
-        for folder in (self.directory, (self.directory / PLOT_FILE).parent, *checkpoint.list_states(self.directory)):
-            for leftover in folder.glob(".*.part"):
+        """Remove what a run that was killed while it wrote a file has left beside it, and nothing of other programs."""
+        written = [self.directory / name for name in (MODEL_FILE, METRICS_FILE, RUN_FILE, PLOT_FILE)]
+        written += [state / checkpoint.STATE_FILE for state in checkpoint.list_states(self.directory)]
+        for path in written:
+            for leftover in path.parent.glob(f".{path.name}.*.part"):
                 leftover.unlink(missing_ok=True)
 
     def _is_over(self, seconds: float) -> bool:
@@ -451,7 +473,7 @@ class _Run:
             dataclasses.replace(
                 plan,
                 rows=min(plan.rows, state.most_rows or plan.rows),
-                recompute=plan.recompute or state.must_recompute,
+                recompute=plan.recompute or (state.must_recompute and self.config.activation_checkpointing != "off"),
                 exchange_every_pass=plan.exchange_every_pass
                 or (state.most_rows is not None and self.config.sharing == "fsdp"),
             )
@@ -589,7 +611,7 @@ class _Run:
         """Save, before an end that was not planned, what no state holds yet; together."""
         if self.state.step > self.first_step and not self._is_saved():
             self._save()
-            self.saver.wait()
+        self.saver.wait()
 
     def _gradient(self, batches: Sequence[Batch]) -> StepGradient:
         """The gradient of the next step; what it needed to fit the memory holds for the rest of the run. Together.
@@ -602,13 +624,14 @@ class _Run:
             found, change = self.stepper.gradient(batches)
         except StepTooLargeError as error:
             self._save_if_new()
+            recompute = "" if self.stepper.plan.recompute else "let blocks be recomputed (--activation-checkpointing), "
             raise TrainingError(
                 f"{step}: {error} with a single row of {self.length:,} tokens in a pass; {self._what_remains()}. "
-                "Lower --train-length, choose a smaller model, or free some memory."
+                f"Lower --train-length, choose a smaller model, {recompute}or free some memory."
             ) from error
         if change is not None:
-            plan = self.stepper.plan
-            self.state = dataclasses.replace(self.state, most_rows=plan.rows, must_recompute=plan.recompute)
+            plan, must = self.stepper.plan, self.state.must_recompute or self.stepper.must_recompute
+            self.state = dataclasses.replace(self.state, most_rows=plan.rows, must_recompute=must)
             self.say(f"{step}: {change}", "yellow")
         return found
 
@@ -658,7 +681,10 @@ class _Run:
         Raises:
             TrainingError: always.
         """
-        self._save_if_new()
+        steps_since = self.state.step - (self.first_step if self.saved_step is None else self.saved_step)
+        if steps_since > self.skipped_in_a_row:  # otherwise nothing has been learnt that no state holds
+            self._save_if_new()
+        self.saver.wait()
         self._record(None)
         remedy = " or switch off --mixed-precision" if self.precision.dtype != torch.float32 else ""
         raise TrainingError(
@@ -690,10 +716,7 @@ class _Run:
         """The end of a run: save, evaluate, record, draw."""
         if not self._is_saved():
             self._save()
-        self.saver.wait()
-        assert self.state_path is not None
-        if self.processes.is_main:  # the state may be of the last step, but from before the clock was read again
-            checkpoint.update_state(self.state_path, training_seconds=self.state.training_seconds)
+        self._update_saved_clock()
         if self.state.evaluated_step != self.state.step:
             self._evaluate_and_keep()
         self._save_model_if_none()
@@ -703,12 +726,19 @@ class _Run:
         """The end by a signal or by `stop_after`: save, and see that there is a model to tell stories with."""
         if not self._is_saved():
             self._save()
-        self.saver.wait()
+        self._update_saved_clock()
         if self.recorder.sums.steps:
             self._record(None, interim=True)
         self._save_model_if_none()
         self.recorder.draw(self.state.step)
         self.processes.wait()  # one that ends early, with an exit code that is not 0, lets torchrun end the others
+
+    def _update_saved_clock(self) -> None:
+        """Wait for the state of the last step; it may be from before the clock was read again."""
+        self.saver.wait()
+        if self.processes.is_main:
+            path = checkpoint.state_path(self.directory, self.state.step)
+            checkpoint.update_state(path, training_seconds=self.state.training_seconds)
 
     def _save_model_if_none(self) -> None:
         """Save a model where none was, so that there is one to tell stories with; together."""
@@ -721,7 +751,7 @@ class _Run:
         return f"the last state is {states[0]}" if states else "no state was saved yet"
 
     def _is_saved(self) -> bool:
-        return self.state_path == checkpoint.state_path(self.directory, self.state.step)
+        return self.saved_step == self.state.step
 
     # Saving, evaluating, recording
 
@@ -739,7 +769,7 @@ class _Run:
         )
         with self.times.part("saving"):
             self.saver.save(self.state, self.parallel.own(self._tensors()) | self._random_tensors())
-        self.state_path = checkpoint.state_path(self.directory, self.state.step)
+        self.saved_step = self.state.step
         self.recorder.display.activity("")
 
     def _averaged(self) -> AbstractContextManager[None]:
@@ -810,20 +840,21 @@ class _Run:
         self.state = dataclasses.replace(self.state, **changes)
         with self.times.part("saving"):
             self.saver.wait()
-        model = self.parallel.whole_model()
-        if model is None:
+        wanted = better or self.processes.share(not (self.directory / MODEL_FILE).exists())
+        # Slices are put together only for what needs the whole model.
+        model = self.parallel.whole_model() if wanted or self.on_evaluation is not None else None
+        if not self.processes.is_main:
             return
-        # There may be none yet although an earlier model was better: that of a state from another folder.
-        if better or not (self.directory / MODEL_FILE).exists():
+        if wanted:
             self._save_model(model, evaluation)
         if self._is_saved():
-            assert self.state_path is not None
-            checkpoint.update_state(self.state_path, **changes)
+            checkpoint.update_state(checkpoint.state_path(self.directory, self.state.step), **changes)
         if evaluation is not None:
             bits = "" if evaluation.bits_per_byte is None else f", {evaluation.bits_per_byte:.3f} bits per byte"
             mark = " (best so far)" if better else ""
             self.say(f"step {self.state.step:,}: validation loss {evaluation.loss_nats:.4f}{bits}{mark}")
-        self._sample(model)
+        if model is not None:
+            self._sample(model)
 
     def _sample(self, model: StoryTransformer) -> None:
         if self.on_evaluation is None:
@@ -892,7 +923,7 @@ class _Run:
         return TrainingResult(
             checkpoint_dir=self.directory,
             best_model=model if model.exists() else None,
-            state=self.state_path,
+            state=None if self.saved_step is None else checkpoint.state_path(self.directory, self.saved_step),
             plot=plot if plot.exists() else None,
             steps=state.step,
             tokens_seen=state.tokens_seen,
