@@ -20,6 +20,7 @@ before: `setup_seconds` holds the first time, with numba's import and, once in a
 
 from __future__ import annotations
 
+import itertools
 import json
 import tempfile
 import time
@@ -135,12 +136,13 @@ def ours(options: dict[str, Any]) -> Workload:
     from gpt_oss_stories.data.shards import TokenShard
 
     stream = BatchStream(TokenShard(options["shard"]), options["batch"], options["length"])
+    numbers = itertools.count()
     places = options["batch"] * options["length"]
     share = 1 - stream.padding_share - stream.repeated_share  # of the epoch: counting in each batch takes time
 
     def batches() -> Iterator[Callable[[], int]]:
         def make() -> int:
-            batch = next(stream)
+            batch = stream.batch(next(numbers))
             assert batch.tokens.shape == (options["batch"], options["length"])
             return round(places * share)
 
