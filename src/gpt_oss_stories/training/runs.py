@@ -145,12 +145,18 @@ def _sizes(run: RunFile, settings: Settings) -> tuple[int | None, int | None]:
 
 
 def _status(run: RunFile, settings: Settings, facts: Mapping[str, Any]) -> str:
-    training = settings.get("training", {})
-    limits = ("steps", "max_iters"), ("training_seconds", "max_seconds")
-    ends: list[tuple[Any, Any]] = [(facts.get(fact), training.get(setting)) for fact, setting in limits]
-    if run.complete or (run.started_at is None and any(None not in (now, end) and now >= end for now, end in ends)):
+    if run.complete or (run.started_at is None and _has_reached_an_end(settings.get("training", {}), facts)):
         return "complete"
     return "stopped" if run.ended_at is not None else "unfinished"
+
+
+def _has_reached_an_end(training: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
+    """Whether a run that wrote no `run.json` has taken all its steps, or all its time."""
+    for fact, setting in (("steps", "max_iters"), ("training_seconds", "max_seconds")):
+        now, end = facts.get(fact), training.get(setting)
+        if now is not None and end is not None and now >= end:
+            return True
+    return False
 
 
 def _last_written(path: Path) -> str | None:
