@@ -15,23 +15,12 @@ from torch import nn
 
 from gpt_oss_stories.config import ConfigError, TrainingConfig
 from gpt_oss_stories.model.model_file import load_model_file
-from gpt_oss_stories.training import recorder, trainer
+from gpt_oss_stories.training import trainer
 from gpt_oss_stories.training.average import WeightAverage
 from gpt_oss_stories.training.checkpoint import load_tensors, read_state
 from gpt_oss_stories.training.metrics import read_metrics
 from support.records import series
-from support.trials import Trial, assert_same_weights, drawn_quickly, weights_of, write_stories
-
-
-@pytest.fixture(scope="module")
-def stories(tmp_path_factory):
-    return write_stories(tmp_path_factory.mktemp("stories"))
-
-
-@pytest.fixture
-def trial(stories, tmp_path, monkeypatch):
-    monkeypatch.setattr(recorder, "plot_training_curves", drawn_quickly)
-    return Trial(stories, tmp_path)
+from support.trials import assert_same_weights, weights_of
 
 
 def test_the_average_by_hand():

@@ -13,18 +13,7 @@ from gpt_oss_stories.training.checkpoint import read_state
 from gpt_oss_stories.training.metrics import read_metrics
 from gpt_oss_stories.training.trainer import TrainingError
 from support.records import series
-from support.trials import Trial, assert_same_weights, drawn_quickly, write_stories
-
-
-@pytest.fixture(scope="module")
-def stories(tmp_path_factory):
-    return write_stories(tmp_path_factory.mktemp("stories"))
-
-
-@pytest.fixture
-def trial(stories, tmp_path, monkeypatch):
-    monkeypatch.setattr(recorder, "plot_training_curves", drawn_quickly)
-    return Trial(stories, tmp_path)
+from support.trials import assert_same_weights
 
 
 @pytest.fixture

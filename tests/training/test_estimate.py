@@ -22,7 +22,7 @@ from gpt_oss_stories.training.estimate import (
 from gpt_oss_stories.training.flops import training_flops_per_token
 from gpt_oss_stories.training.memory import estimate_memory, skeleton
 from gpt_oss_stories.training.precision import Precision
-from support.trials import Trial, drawn_quickly, write_stories
+from support.trials import Trial, drawn_quickly
 
 GIB = 2**30
 HARMONY = DataConfig(vocabulary="harmony")
@@ -31,11 +31,6 @@ HARMONY = DataConfig(vocabulary="harmony")
 def estimate(size="small", **options):
     training = TrainingConfig(**{"batch_size": 4, "train_length": 512, "device": "cpu", **options.pop("training", {})})
     return estimate_run(model_config(size), training, options.pop("data", HARMONY), **options)
-
-
-@pytest.fixture(scope="module")
-def stories(tmp_path_factory):
-    return write_stories(tmp_path_factory.mktemp("stories"))
 
 
 @pytest.mark.parametrize("settings", [{"optimizer": "adamw"}, {"optimizer": "muon", "ema_decay": 0.9}], ids=str)

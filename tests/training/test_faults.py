@@ -18,24 +18,13 @@ from torch import nn
 from gpt_oss_stories.data.batches import BatchStream, validation_batches
 from gpt_oss_stories.data.shards import ShardError
 from gpt_oss_stories.files import FileWriteError
-from gpt_oss_stories.training import checkpoint, recorder, stepper, trainer
+from gpt_oss_stories.training import checkpoint, stepper, trainer
 from gpt_oss_stories.training.checkpoint import read_state
 from gpt_oss_stories.training.distributed import Processes
 from gpt_oss_stories.training.faults import is_out_of_memory, keep_evidence, not_finite
 from gpt_oss_stories.training.metrics import read_metrics
 from gpt_oss_stories.training.trainer import TrainingError
-from support.trials import Trial, assert_same_weights, drawn_quickly, weights_of, write_stories
-
-
-@pytest.fixture(scope="module")
-def stories(tmp_path_factory):
-    return write_stories(tmp_path_factory.mktemp("stories"))
-
-
-@pytest.fixture
-def trial(stories, tmp_path, monkeypatch):
-    monkeypatch.setattr(recorder, "plot_training_curves", drawn_quickly)
-    return Trial(stories, tmp_path)
+from support.trials import assert_same_weights, weights_of
 
 
 def everything(run):

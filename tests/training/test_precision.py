@@ -9,7 +9,7 @@ from gpt_oss_stories.config import ConfigError, TrainingConfig
 from gpt_oss_stories.training import precision, recorder
 from gpt_oss_stories.training.metrics import read_metrics
 from gpt_oss_stories.training.precision import choose_precision
-from support.trials import Trial, drawn_quickly, write_stories
+from support.trials import Trial, drawn_quickly
 
 
 def test_mixed_precision_off_is_float32():
@@ -68,11 +68,6 @@ def test_a_half_format_without_mixed_precision_is_refused():
     with pytest.raises(ConfigError, match="use_mixed_precision is off, but precision='float16'"):
         TrainingConfig(use_mixed_precision=False, precision="float16")
     assert TrainingConfig(use_mixed_precision=False, precision="float32").precision == "float32"
-
-
-@pytest.fixture(scope="module")
-def stories(tmp_path_factory):
-    return write_stories(tmp_path_factory.mktemp("stories"))
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])

@@ -25,11 +25,6 @@ SHAPE = {"vocab_size": 300, "n_layer": 2, "n_embd": 32, "head_dim": 8, "block_si
 
 
 @pytest.fixture(scope="module")
-def stories(tmp_path_factory):
-    return write_stories(tmp_path_factory.mktemp("stories"))
-
-
-@pytest.fixture(scope="module")
 def ran(stories, tmp_path_factory):
     """A run of six steps with a state after four."""
     with pytest.MonkeyPatch.context() as patch:

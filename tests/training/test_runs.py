@@ -28,22 +28,7 @@ from gpt_oss_stories.training.runs import SORT_KEYS, RunsError, differences, fin
 from gpt_oss_stories.training.runs_view import plot_runs
 from gpt_oss_stories.training.timing import PARTS, TimeSplit
 from gpt_oss_stories.training.trackers import Trackers
-from support.trials import Trial, drawn_quickly, write_stories
-
-
-@pytest.fixture(scope="module")
-def stories(tmp_path_factory):
-    return write_stories(tmp_path_factory.mktemp("stories"))
-
-
-@pytest.fixture(autouse=True)
-def _quick_pictures(monkeypatch):
-    monkeypatch.setattr(recorder, "plot_training_curves", drawn_quickly)
-
-
-@pytest.fixture
-def trial(stories, tmp_path):
-    return Trial(stories, tmp_path)
+from support.trials import Trial, drawn_quickly
 
 
 @pytest.fixture(scope="module")

@@ -28,23 +28,7 @@ from gpt_oss_stories.training.metrics import read_metrics
 from gpt_oss_stories.training.plots import plot_training_curves
 from gpt_oss_stories.training.trackers import TrackerError
 from support.records import series
-from support.trials import Trial, assert_same_weights, drawn_quickly, weights_of, write_stories
-
-
-@pytest.fixture(scope="module")
-def stories(tmp_path_factory):
-    return write_stories(tmp_path_factory.mktemp("stories"))
-
-
-@pytest.fixture(autouse=True)
-def _quick_pictures(monkeypatch):
-    """One test below draws."""
-    monkeypatch.setattr(recorder, "plot_training_curves", drawn_quickly)
-
-
-@pytest.fixture
-def trial(stories, tmp_path):
-    return Trial(stories, tmp_path)
+from support.trials import assert_same_weights, weights_of
 
 
 def send(number, at):
